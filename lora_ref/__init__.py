@@ -1,0 +1,1 @@
+"""lora_ref: the executable definition of low-rank adaptation."""

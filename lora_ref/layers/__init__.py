@@ -1,0 +1,1 @@
+"""Layers: functions (inputs) -> (value, backward), with no parameters of their own."""

@@ -1,0 +1,69 @@
+"""The one table of tolerances: how far two computations of the same thing may be apart.
+
+All are relative to the norm of what is compared, ‖a − b‖ <= tolerance · ‖b‖, so that cancellation
+inside one element fails nobody and a wrong small element does not hide behind a large rtol.
+
+A float64 result of a small problem carries about 1e-15 of rounding: 1e-10 leaves room for a
+condition number of 1e5 and for nothing else. The gradient check differs by the truncation of its
+difference formula, O(h⁴), with h = 1e-3. The verdict engine judges low precision; here the lower
+dtypes only serve to see that a kernel keeps its dtype and roughly its value.
+"""
+
+import numpy as np
+
+from ..arrays import Array
+
+TOLERANCE = {
+    "identical": 0.0,  # the same operations on the same numbers
+    "libraries": 1e-12,  # the same lines run by another array library, float64
+    "routes": 1e-10,  # two derivations of one map, float64
+    "golden": 1e-12,  # float64 values recorded from another framework
+    "gradient": 1e-7,  # a finite difference against a backward, float64
+    "float32": 1e-4,  # the same lines in float32 against float64
+}
+
+
+class Mismatch(AssertionError):
+    """Two computations of the same thing that are further apart than the table allows."""
+
+
+def to_numpy(t: Array) -> np.ndarray:
+    """`t` on the host, as NumPy; for tests only, a kernel never copies to the host."""
+    if type(t).__module__.startswith("cupy"):
+        return t.get()
+    if type(t).__module__.startswith("torch"):
+        return t.detach().cpu().numpy()
+    return np.asarray(t)
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    """‖actual − expected‖ / ‖expected‖ in the Frobenius norm; equal NaN and inf count as zero.
+
+    >>> relative_error(np.array([3.0, 4.0]), np.array([3.0, 4.0]))
+    0.0
+    """
+    a, b = (to_numpy(t).astype(np.float64) for t in (actual, expected))
+    if a.shape != b.shape:
+        return np.inf
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, a - b)
+    size = np.linalg.norm(np.where(np.isfinite(b), b, 0.0))
+    error = np.linalg.norm(apart)
+    return 0.0 if error == 0 else float(error / size) if size > 0 else np.inf
+
+
+def assert_close(actual: Array, expected: Array, kind: str, what: str) -> None:
+    """Raise `Mismatch` unless `actual` and `expected` agree to the table's `kind`."""
+    error = relative_error(actual, expected)
+    if error <= TOLERANCE[kind]:
+        return
+    a, b = to_numpy(actual), to_numpy(expected)
+    if a.shape != b.shape:
+        raise Mismatch(f"{what}: shape {a.shape}, expected {b.shape}")
+    worst = np.unravel_index(np.argmax(np.abs(a - b)), a.shape) if a.size else ()
+    where = tuple(int(i) for i in worst)
+    raise Mismatch(
+        f"{what}: relative error {error:.3g}, allowed {TOLERANCE[kind]:.3g} ({kind}); "
+        f"worst at {where}: got {a[worst]!r}, expected {b[worst]!r}"
+    )
