@@ -1,0 +1,141 @@
+"""An adapter in PEFT's layout: adapter_config.json beside adapter_model.safetensors.
+
+Reading checks everything and maps a tensor only when it is asked for. Writing what was read gives
+the same two files, byte for byte; what `from_lora` made is written as PEFT writes it.
+
+Errors:  CheckpointError, one line, for everything that is wrong with a directory; ValueError and
+         TypeError where `from_lora` or `to_lora` are given what has no place in PEFT's layout
+Limits:  adapter_model.bin is a pickle and is refused unread. Keys that have the name of an adapter
+         in them (lora_A.default.weight), as a state dict has before PEFT saves it, are read if all
+         have the same one, which is then `infix`: PEFT loads them under that adapter name only
+Source:  PEFT 0.21.2, peft_model.py, PeftModel.save_pretrained; the keys: `peft_modules` and
+         `peft_replaced`
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .atomic import new_directory
+from .checkpoint import ADAPTER_FILES, ADAPTER_WEIGHTS
+from .errors import refusal, shown
+from .header import TensorSpec
+from .peft_config import CONFIG_NAME, LoraConfig
+from .peft_keys import parse_key
+from .peft_modules import LoraModule, read_modules
+from .peft_replaced import TokenRows, read_replaced
+from .safetensors import SafetensorsFile, pickle_refusal, write_safetensors
+
+_METADATA = {"format": "pt"}
+_COMPANIONS = (*ADAPTER_FILES, "README.md", "PROVENANCE.json")
+
+
+@dataclass(frozen=True, eq=False)
+class PeftAdapter:
+    """One LoRA adapter: its settings, the factors of each module, and what it replaces.
+
+    `replaced` maps the name of a base tensor to its trained values, `tokens` are the rows that
+    replace rows of an embedding, `ignored` the keys that PEFT itself does not use. `stored` maps
+    every key of the file to its values; all arrays are read-only and in their stored type.
+    """
+
+    config: LoraConfig
+    modules: tuple[LoraModule, ...]
+    replaced: Mapping[str, np.ndarray]
+    tokens: tuple[TokenRows, ...]
+    ignored: tuple[str, ...]
+    infix: str | None
+    stored: Mapping[str, np.ndarray] = field(repr=False)
+    specs: tuple[TensorSpec, ...] = field(repr=False)
+    header: bytes | None = field(repr=False)
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> "PeftAdapter":
+        """Read the adapter in `directory`."""
+        directory = Path(directory)
+        if not directory.is_dir():
+            got = "something else" if os.path.lexists(directory) else "nothing"
+            raise refusal(directory, f"must be a directory with an adapter in it, got {got}")
+        config = LoraConfig.read(directory / CONFIG_NAME)
+        weights = directory / ADAPTER_WEIGHTS
+        pickle = directory / "adapter_model.bin"
+        if not os.path.lexists(weights) and os.path.lexists(pickle):
+            raise pickle_refusal(pickle)
+        file = SafetensorsFile.open(weights)
+        stored = _Renamed(file.tensor, {name: name for name in file.tensors})
+        specs = tuple(info.spec for info in file.tensors.values())
+        return assembled(config, stored, specs, file.raw_header, weights)
+
+
+def assembled(
+    config: LoraConfig,
+    stored: Mapping[str, np.ndarray],
+    specs: tuple[TensorSpec, ...],
+    header: bytes | None,
+    path: object,
+) -> PeftAdapter:
+    """Make the adapter of these tensors, checked against `config`; `path` is for messages."""
+    keys = {spec.name: parse_key(spec.name) for spec in specs}
+    factors = {name: factor for name, factor in keys.items() if factor is not None}
+    others = [name for name, factor in keys.items() if factor is None]
+    infixes = {factor.infix for factor in factors.values()}
+    if len(infixes) > 1:
+        got = shown(sorted(infix or "none" for infix in infixes))
+        raise refusal(path, f"must hold one adapter, got adapter names in the keys: {got}")
+    if not factors:
+        got = shown(list(keys))
+        need = "must hold keys such as base_model.model.PATH.lora_A.weight"
+        raise refusal(path, f"{need}, got {got}")
+    by_name = {spec.name: spec for spec in specs}
+    modules = read_modules(config, factors, by_name, stored, path)
+    found = read_replaced(config, others, modules, by_name, stored, path)
+    replaced = _Renamed(stored.__getitem__, found.tensors)
+    [infix] = infixes
+    return PeftAdapter(
+        config, modules, replaced, found.tokens, found.ignored, infix, stored, specs, header
+    )
+
+
+def write_adapter(
+    directory: str | os.PathLike[str], adapter: PeftAdapter, overwrite: bool = False
+) -> None:
+    """Write `adapter` as the new directory `directory`, which is there whole or not at all.
+
+    With `overwrite`, a directory that holds an adapter and nothing else gives way to it.
+    """
+    directory = Path(directory)
+    if overwrite and os.path.lexists(directory):
+        _refuse_foreign(directory)
+    given = [(spec, adapter.stored[spec.name]) for spec in adapter.specs]
+    metadata = _METADATA if adapter.header is None else None
+    with new_directory(directory, overwrite=overwrite) as partial:
+        (partial / CONFIG_NAME).write_bytes(adapter.config.text)
+        write_safetensors(partial / ADAPTER_WEIGHTS, given, metadata, header=adapter.header)
+
+
+def _refuse_foreign(directory):
+    if not directory.is_dir() or directory.is_symlink():
+        raise refusal(directory, "must be a directory to be overwritten by one, got something else")
+    foreign = sorted(e.name for e in directory.iterdir() if e.name not in _COMPANIONS)
+    if foreign:
+        problem = "must hold an adapter and nothing else to be overwritten"
+        raise refusal(directory, f"{problem}, got {shown(foreign)}")
+
+
+class _Renamed(Mapping[str, np.ndarray]):
+    """Arrays under other names than those they are looked up by, each looked up when asked for."""
+
+    def __init__(self, look_up, names):
+        self._look_up, self._names = look_up, names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._look_up(self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

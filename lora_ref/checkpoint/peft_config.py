@@ -1,0 +1,250 @@
+"""adapter_config.json: what PEFT's LoRA settings say about the numbers, checked.
+
+    {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "rank_pattern": {"q_proj": 4}, ...}
+
+A field that is absent has PEFT's default. Rank and alpha of one module come from the first key of
+rank_pattern and alpha_pattern that speaks for its path (see `patterns`), else from r and
+lora_alpha; the scale is α/r, or α/√r with use_rslora.
+
+Errors:  CheckpointError, one line, for what cannot be read, for another method than LoRA, for a
+         LoRA variant whose map is not W + s B A, and for every value PEFT could not use
+Limits:  the first key in the order of the file: PEFT sorts the keys when it saves, so where two
+         keys speak for one module the file may say another thing than the training did, and PEFT
+         itself then loads what the file says
+Source:  PEFT 0.21.2, tuners/lora/config.py, LoraConfig; tuners/lora/model.py,
+         LoraModel._create_and_replace; config.py, PeftConfigMixin.save_pretrained
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..adapters.lora import scaling, stabilised_scaling
+from .errors import CheckpointError, refusal, shown
+from .header import MAX_HEADER
+from .patterns import compiled, first_match
+from .strict_json import parse_object
+
+CONFIG_NAME = "adapter_config.json"
+
+_OTHER_MAPS = {
+    "use_dora": "DoRA's magnitude",
+    "use_qalora": "QALoRA's pooled input",
+    "use_bdlora": "BD-LoRA's block-diagonal factor",
+    "alora_invocation_tokens": "aLoRA's gate over tokens",
+    "arrow_config": "Arrow's routing",
+    "kasa_config": "KaSA's truncated base",
+    "monteclora_config": "MonteCLoRA's sampled factor",
+}
+_BASE_CHANGING = re.compile(r"pissa(_niter_\d+)?|olora|corda|loftq|lora_ga")
+_INITIAL = re.compile(rf"gaussian|eva|orthogonal|mica|{_BASE_CHANGING.pattern}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """PEFT's LoRA settings that decide numbers; `raw` has every field, `text` every byte.
+
+    `trainable_token_indices` is a tuple of rows, rows for each module, or None.
+    """
+
+    r: int
+    lora_alpha: float
+    use_rslora: bool
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    fan_in_fan_out: bool
+    bias: str
+    lora_bias: bool
+    modules_to_save: tuple[str, ...]
+    target_modules: str | tuple[str, ...] | None
+    target_parameters: tuple[str, ...]
+    trainable_token_indices: tuple[int, ...] | dict[str, tuple[int, ...]] | None
+    layer_replication: tuple[tuple[int, int], ...]
+    init_lora_weights: bool | str
+    base_model_name_or_path: str | None
+    raw: dict[str, Any] = field(repr=False)
+    text: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "LoraConfig":
+        """Read the file `path`."""
+        path = Path(path)
+        text = _read(path)
+        return _checked(parse_object(text, path, "the file"), text, path)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "LoraConfig":
+        """Check the fields of a configuration that is in no file yet; peft_type may be left out."""
+        fields = {"peft_type": "LORA", **fields}
+        try:
+            text = json.dumps(fields, indent=2, sort_keys=True).encode()
+        except (TypeError, ValueError) as error:
+            raise refusal(CONFIG_NAME, f"must be JSON: {error}") from None
+        # Parsed again: what is checked is what will be read, keys in the order of the file.
+        return _checked(parse_object(text, CONFIG_NAME, "the file"), text, CONFIG_NAME)
+
+    @property
+    def base_is_changed(self) -> bool:
+        """Whether training began by changing the base weights (PiSSA, OLoRA, CorDA, ...).
+
+        Such factors belong to the changed base, unless PEFT converted them when it saved.
+        """
+        return _is_text(self.init_lora_weights) and bool(
+            _BASE_CHANGING.fullmatch(str(self.init_lora_weights))
+        )
+
+    def rank(self, path: str) -> int:
+        """The rank of the module `path`; of a targeted parameter, its module's path and name."""
+        return self.rank_pattern.get(_key(self.rank_pattern, path), self.r)
+
+    def alpha(self, path: str) -> float:
+        """The alpha of the module `path`."""
+        return self.alpha_pattern.get(_key(self.alpha_pattern, path), self.lora_alpha)
+
+    def scale(self, path: str) -> float:
+        """The scale s of the module `path`."""
+        rule = stabilised_scaling if self.use_rslora else scaling
+        return rule(self.alpha(path), self.rank(path))
+
+    def rank_source(self, path: str) -> str:
+        """Where the rank of `path` is written, for messages."""
+        key = _key(self.rank_pattern, path)
+        return f"rank_pattern {shown(key)}" if key in self.rank_pattern else "r"
+
+
+def _key(patterns, path):
+    # PEFT falls back on the path itself, which finds a key that is no expression for itself.
+    try:
+        return first_match(tuple(patterns), path) or path
+    except CheckpointError as error:
+        raise refusal(CONFIG_NAME, f"rank_pattern or alpha_pattern: {error}") from None
+
+
+def _read(path):
+    try:
+        if not os.path.lexists(path):
+            raise refusal(path, "does not exist")
+        if not path.is_file():
+            raise refusal(path, "must be a regular file")
+        if path.stat().st_size > MAX_HEADER:
+            raise refusal(path, f"must be at most {MAX_HEADER} bytes, got {path.stat().st_size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise refusal(path, f"cannot be read: {error.strerror}") from None
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_flag(value):
+    return isinstance(value, bool)
+
+
+def _is_rank(value):
+    return type(value) is int and 1 <= value < 2**31
+
+
+def _is_alpha(value):
+    try:
+        return type(value) in (int, float) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _is_index(value):
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _all(check):
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _each(check):
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _is_tokens(value):
+    return _all(_is_index)(value) or _each(_all(_is_index))(value)
+
+
+def _is_layers(value):
+    return _all(_all(_is_index))(value) and all(len(pair) == 2 for pair in value)
+
+
+def _is_initial(value):
+    return _is_flag(value) or (_is_text(value) and _INITIAL.fullmatch(value) is not None)
+
+
+@dataclass(frozen=True)
+class _Field:
+    default: Any
+    check: Callable[[Any], bool]
+    need: str
+    nullable: bool = False
+
+
+_FIELDS = {
+    "r": _Field(8, _is_rank, "a rank, an integer of at least 1"),
+    "lora_alpha": _Field(8, _is_alpha, "a finite number"),
+    "use_rslora": _Field(False, _is_flag, "true or false"),
+    "rank_pattern": _Field({}, _each(_is_rank), "an object of ranks of at least 1", True),
+    "alpha_pattern": _Field({}, _each(_is_alpha), "an object of finite numbers", True),
+    "fan_in_fan_out": _Field(False, _is_flag, "true or false"),
+    "bias": _Field("none", ("none", "all", "lora_only").__contains__, "none, all or lora_only"),
+    "lora_bias": _Field(False, _is_flag, "true or false"),
+    "modules_to_save": _Field([], _all(_is_text), "a list of names", True),
+    "target_modules": _Field(
+        None, lambda value: _is_text(value) or _all(_is_text)(value), "a name or a list", True
+    ),
+    "target_parameters": _Field([], _all(_is_text), "a list of names", True),
+    "trainable_token_indices": _Field(
+        None, _is_tokens, "a list of rows (integers of at least 0) or an object of such lists", True
+    ),
+    "layer_replication": _Field([], _is_layers, "a list of pairs of layers", True),
+    "init_lora_weights": _Field(
+        True, _is_initial, f"true, false or one of {_INITIAL.pattern.replace('|', ', ')}", True
+    ),
+    "base_model_name_or_path": _Field(None, _is_text, "a name", True),
+}
+
+
+def _checked(raw, text, path):
+    if raw.get("peft_type") != "LORA":
+        got = shown(raw.get("peft_type"))
+        raise refusal(path, f"peft_type must be 'LORA', the one this version verifies, got {got}")
+    for name, what in _OTHER_MAPS.items():
+        if raw.get(name) not in (None, False, []):
+            problem = f"{name} asks for {what}, which is not LoRA's W + s B A"
+            raise refusal(path, f"{problem}: must be unset, got {shown(raw[name])}")
+    values = {name: _value(raw, name, known, path) for name, known in _FIELDS.items()}
+    for name in ("rank_pattern", "alpha_pattern"):
+        for pattern in values[name]:
+            try:
+                compiled(pattern)
+            except CheckpointError as error:
+                raise refusal(path, f"{name}: {error}") from None
+    return LoraConfig(**values, raw=raw, text=text)
+
+
+def _value(raw, name, known, path):
+    value = raw.get(name, known.default)
+    if value is None and known.nullable:
+        # No initialisation is PEFT's meaning of null there; elsewhere null is the default.
+        return False if name == "init_lora_weights" else _frozen(known.default)
+    if not known.check(value):
+        raise refusal(path, f"{name} must be {known.need}, got {shown(value)}")
+    return _frozen(value)
+
+
+def _frozen(value):
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,166 @@
+"""Between PEFT's layout and the adapters of this library.
+
+    LORA module            adapter            what PEFT stores
+    linear                 LoRA               A (r, n), B (m, r)
+    linear, lora_bias      BiasedLoRA         and β (m,)
+    embedding              EmbeddingLoRA      A (r, v), B (d, r)
+    convolution            ConvLoRA           A (r, n, *kernel), B (m, r/g, 1, ...), only B grouped
+    parameter, E experts   ExpertLoRA         A (E·r, n) expert slowest, B (m, r·E) expert fastest
+
+A weight that the base stores inputs first takes `FanInFanOut` around the adapter; PEFT's file is
+the same with and without.
+
+Errors:  TypeError for an adapter that PEFT's LoRA has no layout for; ValueError where an adapter's
+         scale is not the one its configuration gives, or a convolution comes without its geometry
+Source:  PEFT 0.21.2, tuners/lora/layer.py
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..adapters.base import Adapter
+from ..adapters.conv import ConvLoRA, peft_grouped
+from ..adapters.embedding import EmbeddingLoRA
+from ..adapters.experts import ExpertLoRA, from_peft, to_peft
+from ..adapters.fan_in_fan_out import FanInFanOut
+from ..adapters.lora import LoRA
+from ..adapters.lora_bias import BiasedLoRA
+from ..layers.convolution import Geometry, ungrouped
+from .dtypes import dtype_name
+from .header import TensorSpec, build_header, parse_header
+from .peft import PeftAdapter, assembled
+from .peft_config import LoraConfig
+from .peft_keys import NESTED, PREFIX
+from .peft_modules import Kind, LoraModule
+from .peft_replaced import TOKENS
+
+
+def to_lora(module: LoraModule, geometry: Geometry | None = None) -> Adapter:
+    """Return the adapter that `module` holds, in the type of its values.
+
+    A convolution needs the `geometry` of its base layer. A parameter of one expert is taken for a
+    matrix; a stack of one needs `from_peft(module.A, module.B, 1, module.scale)`.
+    A grouped convolution's adapter is that of the ungrouped kernel (see `ConvLoRA`), and does not
+    go back into the grouped layout.
+    """
+    A, B, s = module.A, module.B, module.scale
+    if module.kind is Kind.EMBEDDING:
+        return EmbeddingLoRA(A, B, s)
+    if module.kind is Kind.PARAMETER and A.shape[0] > module.rank:
+        return from_peft(A, B, A.shape[0] // module.rank, s)
+    lora: LoRA | ConvLoRA = LoRA(A, B, s) if A.ndim == 2 else _convolution(module, A, B, geometry)
+    return lora if module.beta is None else BiasedLoRA(lora, module.beta)
+
+
+def from_lora(
+    modules: Mapping[str, Adapter],
+    config: LoraConfig,
+    *,
+    replaced: Mapping[str, np.ndarray] | None = None,
+    tokens: Mapping[str, np.ndarray] | None = None,
+) -> PeftAdapter:
+    """Lay out `modules`, a path each with its adapter, as PEFT's LoRA with `config` saves it.
+
+    A path is the module's in the base model, with a `base_layer` only where PEFT puts one wrapper
+    inside another (attn.base_layer.out_proj). The path of an `ExpertLoRA` ends in the name of its
+    parameter, which `config.target_parameters` must name; of several on one module give those first
+    that the module registers first. `replaced` has base tensors under their own names, `tokens`
+    rows under the path of their embedding.
+
+    Errors: CheckpointError if the whole is not what PEFT would save with `config`.
+    """
+    stored: dict[str, np.ndarray] = {}
+    places = _places(modules)
+    for path, adapter in modules.items():
+        stored.update(_factors(PREFIX + places[path], adapter))
+    for name, values in (replaced or {}).items():
+        module, _, leaf = name.rpartition(".")
+        stored[f"{PREFIX}{module}.{NESTED}.{leaf}" if module in modules else PREFIX + name] = values
+    for path, rows in (tokens or {}).items():
+        stored[f"{PREFIX}{path}.token_adapter.{TOKENS}"] = rows
+    arrays = {name: _read_only(values) for name, values in stored.items()}
+    announced = [TensorSpec(name, dtype_name(t.dtype), t.shape) for name, t in arrays.items()]
+    # The order of the file, so that reading back what was written gives the modules in this order.
+    header = build_header(announced, {"format": "pt"})
+    _, infos = parse_header(header, sum(spec.nbytes for spec in announced), "from_lora")
+    specs = tuple(info.spec for info in infos.values())
+    made = assembled(config, arrays, specs, header, "from_lora")
+    _check_scales(made, modules, places)
+    return made
+
+
+def _convolution(module, A, B, geometry):
+    if geometry is None:
+        raise ValueError(
+            f"to_lora: geometry must be given, since {module.path} is a convolution "
+            f"(A is {tuple(A.shape)}), got None"
+        )
+    if B.shape[1] * geometry.groups != module.rank:
+        raise ValueError(
+            f"to_lora: geometry.groups must be {module.rank // B.shape[1]}, since lora_B of "
+            f"{module.path} is {tuple(B.shape)} at rank {module.rank}, got {geometry.groups}"
+        )
+    if geometry.groups > 1:
+        return peft_grouped(A, B, module.scale, geometry)
+    return ConvLoRA(A, B, module.scale, geometry)
+
+
+def _places(modules):
+    places: dict[str, str] = {}
+    owners: dict[str, list[str]] = {}
+    for path, adapter in modules.items():
+        if isinstance(_inside(adapter), ExpertLoRA):
+            owner = path.rpartition(".")[0]
+            owners.setdefault(owner, []).append(path)
+        else:
+            places[path] = path
+    for owner, paths in owners.items():
+        for depth, path in enumerate(reversed(paths)):
+            places[path] = owner + f".{NESTED}" * depth
+    return places
+
+
+def _inside(adapter):
+    return adapter.inner if isinstance(adapter, FanInFanOut) else adapter
+
+
+def _factors(place, adapter):
+    adapter = _inside(adapter)
+    if isinstance(adapter, EmbeddingLoRA):
+        return {f"{place}.lora_embedding_A": adapter.A, f"{place}.lora_embedding_B": adapter.B}
+    beta = {}
+    if isinstance(adapter, BiasedLoRA):
+        beta, adapter = {f"{place}.lora_B.bias": adapter.beta}, adapter.lora
+    if isinstance(adapter, ExpertLoRA):
+        A, B = to_peft(adapter)
+    elif isinstance(adapter, ConvLoRA):
+        A, B = ungrouped(adapter.A, adapter.geometry.groups), adapter.B
+    elif isinstance(adapter, LoRA):
+        A, B = adapter.A, adapter.B
+    else:
+        raise TypeError(
+            f"from_lora: the adapter at {place.removeprefix(PREFIX)} must be LoRA, BiasedLoRA, "
+            f"EmbeddingLoRA, ConvLoRA or ExpertLoRA, which PEFT's LoRA can hold, "
+            f"got {type(adapter).__name__}"
+        )
+    return {f"{place}.lora_A.weight": A, **beta, f"{place}.lora_B.weight": B}
+
+
+def _check_scales(made, modules, places):
+    scales = {module.place: module.scale for module in made.modules}
+    for path, adapter in modules.items():
+        inside = _inside(adapter)
+        given = (inside.lora if isinstance(inside, BiasedLoRA) else inside).scale
+        if not math.isclose(given, scales[places[path]], rel_tol=1e-12):
+            raise ValueError(
+                f"from_lora: the scale of {path} must be {scales[places[path]]}, as config gives "
+                f"it from alpha and rank, got {given}"
+            )
+
+
+def _read_only(values):
+    array = np.array(values)
+    array.setflags(write=False)
+    return array
