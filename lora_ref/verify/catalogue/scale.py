@@ -1,0 +1,99 @@
+"""Bugs of the scale: W + t B A with another t than the adapter's s.
+
+Source: bug catalogue rows S1, S2, S4, S5 (rsLoRA ignored: vllm#6909, TensorRT-LLM#1668,
+exllamav2#619, aprender#2189), S7, S8 (per-layer alpha: sglang#16935, diffusers#14409), S11, S14
+(α undivided: mlx-vlm#845, LLMs-from-scratch#1080), S13 (no scale: mflux#449), C14, Q16 (twice:
+candle-lora#26, peft#1355), Q11 (not applied: unsloth#869).
+"""
+
+from collections.abc import Iterator
+
+from ..updates import LowRank
+from .hypothesis import Hypothesis, Suspect
+
+
+def wrong_scale(suspect: Suspect) -> Iterator[Hypothesis]:
+    """Every scale that somebody has used in place of s; equal ones are named together."""
+    if not suspect.adapted:
+        return
+    update = suspect.update
+    named: dict[float, list[str]] = {}
+    for label, value in candidates(update):
+        for known in named:
+            if abs(value - known) <= 1e-9 * max(abs(value), abs(known)):
+                named[known].append(label)
+                break
+        else:
+            named[value] = [label]
+    for value, labels in named.items():
+        if abs(value - update.scale) > 1e-9 * abs(update.scale):
+            label = " = ".join(labels)
+            yield Hypothesis(
+                label.split(":")[0], _formula(update, value, labels), _scaled(update, value)
+            )
+    c = suspect.measure.c
+    if c is not None and abs(c) > 1e-3:
+        value = float(f"{c * update.scale:.4g}")
+        formula = f"W + {value:g}·BA, {c:.4g} times s·BA with s = {convention(update)}"
+        yield Hypothesis("scale", formula, _scaled(update, value))
+
+
+def convention(update: LowRank) -> str:
+    """The adapter's scale in words, for example 'α/√r = 3.13'."""
+    rule = "α/√r" if update.conventions.stabilised else "α/r"
+    return f"{rule} = {update.scale:.6g}"
+
+
+def candidates(update: LowRank) -> Iterator[tuple[str, float]]:
+    """(what was done, the scale that it makes)."""
+    k, s = update.conventions, update.scale
+    alpha, r = k.alpha, k.rank
+    yield "not applied: 0", 0.0
+    yield "applied twice: 2s", 2 * s
+    yield "applied three times: 3s", 3 * s
+    yield "subtracted: −s", -s
+    if k.stabilised:
+        yield "α/r where the adapter says α/√r: α/r", alpha / r
+    else:
+        yield "α/√r where the adapter says α/r: α/√r", alpha / r**0.5
+    yield "α not divided by the rank: α", alpha
+    yield "scale left out: 1", 1.0
+    yield "scale applied twice: s²", s * s
+    yield "scale inverted: 1/s", 1 / s
+    yield "halved: s/2", s / 2
+    yield from _from_configuration(update)
+    yield "α left out: 1/r", 1 / r
+    yield "α left out: 1/√r", r**-0.5
+    yield "α and r exchanged: r/α", r / alpha
+    yield "square root of the scale: √s", abs(s) ** 0.5
+    yield "multiplied by r: s·r", s * r
+    yield "divided by r once more: s/r", s / r
+    yield "multiplied by √r: s·√r", s * r**0.5
+    yield "divided by √r once more: s/√r", s / r**0.5
+    yield "r in place of the scale: r", float(r)
+    yield "√r in place of the scale: √r", r**0.5
+    yield "multiplied by α: s·α", s * alpha
+    yield "1/α in place of the scale: 1/α", 1 / alpha
+
+
+def _from_configuration(update: LowRank) -> Iterator[tuple[str, float]]:
+    """What ignoring alpha_pattern, rank_pattern or both would give."""
+    k = update.conventions
+    power = 0.5 if k.stabilised else 1.0
+    if k.general_alpha != k.alpha:
+        yield "alpha_pattern ignored: lora_alpha / r", k.general_alpha / k.rank**power
+    if k.general_rank != k.rank:
+        yield "rank_pattern ignored: α / r of the configuration", k.alpha / k.general_rank**power
+    if k.general_alpha != k.alpha and k.general_rank != k.rank:
+        both = k.general_alpha / k.general_rank**power
+        yield "both patterns ignored: lora_alpha / r of the configuration", both
+
+
+def _formula(update: LowRank, value: float, labels: list[str]) -> str:
+    short = " = ".join(label.split(": ", 1)[1] for label in labels)
+    what = "W" if value == 0 else f"W + {value:.6g}·BA ({short})"
+    return f"{what}, where W + s·BA with s = {convention(update)}"
+
+
+def _scaled(update: LowRank, value: float) -> LowRank:
+    return update.with_scale(value)

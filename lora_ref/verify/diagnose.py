@@ -1,0 +1,105 @@
+"""Which entry of the catalogue explains a wrong tensor, and how well?
+
+Every hypothesis predicts the tensor. A small sample ranks them by how far the prediction is off,
+in ulps and on a logarithmic scale, so that one outlier decides nothing; the best are then held
+against the whole tensor by the same recipes as the reference was. A hypothesis that explains every
+element is a diagnosis; several that do are all named. If none does, the nearest one is reported
+with the share of the difference that it explains.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .catalogue import CATALOGUE, Hypothesis, Suspect
+from .fit import fit
+from .measure import Take, row_blocks, sample_of
+from .updates import EVERY, LowRank
+
+MOST_TRIED = 12
+NEAR_BEST = 0.5  # doublings of the error within which a hypothesis is still worth a full look
+WORTH_NAMING = 0.95  # of the squared difference from the reference
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A bug, the formula it made of the merge, and how well that explains the tensor."""
+
+    name: str
+    formula: str
+    explained: float
+    how: str
+
+
+def diagnose(suspect: Suspect, rng: np.random.Generator) -> list[Diagnosis]:
+    """The hypotheses that explain the tensor; else the nearest, if it is near; else nothing."""
+    rows, columns = sample_of(suspect.pair.shape, rng)
+    scored = []
+    for hypothesis in _hypotheses(suspect):
+        scored.append((_distance(suspect, hypothesis, rows, columns), hypothesis))
+    scored.sort(key=lambda pair: pair[0])
+    near = [h for d, h in scored[:MOST_TRIED] if d <= scored[0][0] + NEAR_BEST]
+    found = _proved(suspect, near, rng)
+    return found or _nearest(suspect, near)
+
+
+def _hypotheses(suspect: Suspect) -> Iterator[Hypothesis]:
+    for entry in CATALOGUE:
+        yield from entry(suspect)
+
+
+def _distance(
+    suspect: Suspect, hypothesis: Hypothesis, rows: np.ndarray, columns: np.ndarray
+) -> float:
+    """The mean of log₂(1 + |M − prediction| / ulp) over the sample, less a share for outliers."""
+    grid = suspect.pair.grid
+    W = (hypothesis.base or suspect.pair.base)(rows, columns)
+    M = suspect.pair.merged(rows, columns)
+    wanted = grid.round(W + hypothesis.update.delta(rows, columns))
+    error = np.abs(M - wanted) / grid.ulp(np.maximum(np.abs(M), np.abs(W)))
+    error = np.where(np.isfinite(error), error, 1e6)
+    return float(np.mean(np.log2(1 + error)))
+
+
+def _proved(suspect: Suspect, near: list[Hypothesis], rng: np.random.Generator) -> list[Diagnosis]:
+    found: list[tuple[Hypothesis, Diagnosis]] = []
+    for hypothesis in near:
+        if found and hypothesis.tolerated:
+            continue  # something explains every element: no need for what explains nearly all
+        best = fit(suspect.pair, hypothesis.update, rng, hypothesis.base, hypothesis.tolerated)
+        if best is not None:
+            how, share = best.describe(hypothesis.update), best.inside / best.elements
+            diagnosis = Diagnosis(hypothesis.name, hypothesis.formula, share, how)
+            found.append((hypothesis, diagnosis))
+    exact = _distinct([d for _, d in found if d.explained == 1.0])
+    return exact or [d for _, d in sorted(found, key=lambda pair: -pair[1].explained)][:1]
+
+
+def _distinct(found: list[Diagnosis]) -> list[Diagnosis]:
+    """One diagnosis a name, and the scale as a bare number only if it has no name."""
+    by_name = {d.name: d for d in reversed(found)}
+    if len(by_name) > 1:
+        by_name.pop("scale", None)
+    return list(reversed(by_name.values()))
+
+
+def _nearest(suspect: Suspect, near: list[Hypothesis]) -> list[Diagnosis]:
+    """The hypothesis that explains most of the squared difference from the reference."""
+    shares = [_explained(suspect, h.base or suspect.pair.base, h.update) for h in near]
+    if not shares or max(shares) < WORTH_NAMING:
+        return []
+    best = near[int(np.argmax(shares))]
+    how = f"explains {max(shares):.2%} of the squared difference from the reference"
+    return [Diagnosis(best.name, best.formula, max(shares), how)]
+
+
+def _explained(suspect: Suspect, base: Take, update: LowRank) -> float:
+    """1 − ‖M − hypothesis‖² / ‖M − reference‖²."""
+    left = off = 0.0
+    for rows in row_blocks(suspect.pair.shape):
+        M = suspect.pair.merged(rows, EVERY)
+        wanted = suspect.pair.base(rows, EVERY) + suspect.update.delta(rows)
+        left += float(np.nansum((M - base(rows, EVERY) - update.delta(rows)) ** 2))
+        off += float(np.nansum((M - wanted) ** 2))
+    return 1 - left / off if off > 0 else 0.0

@@ -1,0 +1,229 @@
+"""From an adapter's modules to the base tensors that they update, each in the form of `updates`.
+
+Errors:
+    CheckpointError, one line, if a module's tensor is not in the base (an adapter for another
+    model), or its factors do not fit the tensor's shape.
+Limits:
+    A square weight does not show whether it is stored (out, in) or (in, out); the weights of the
+    same adapter that are not square do, and the configuration's fan_in_fan_out says it where
+    there are none. The same holds for experts, where (E, out, in) is taken if nothing tells.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.errors import refusal, shown
+from ..checkpoint.peft import PeftAdapter
+from ..checkpoint.peft_modules import Kind, LoraModule
+from .names import Shift, find_shift
+from .updates import Conventions, LowRank, Part, Replaced, Update
+
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "tok_embeddings", "embed_in")
+OUTPUTS = ("lm_head.weight", "output.weight", "embed_out.weight")
+
+
+@dataclass(frozen=True)
+class Plan(Mapping[str, Update]):
+    """Base tensor -> its update, made when asked for: factors are held for one tensor at a time.
+
+    `added` are tensors that the adapter brings and the base has not; `tied` maps an output weight
+    that the base does not store to the embedding it shares.
+    """
+
+    base: Checkpoint
+    adapter: PeftAdapter
+    shift: Shift
+    modules: dict[str, LoraModule]
+    biases: dict[str, LoraModule]
+    replaced: dict[str, str]
+    tokens: dict[str, int]
+    tied: dict[str, str] = field(default_factory=dict)
+    inputs_first: bool = False
+    experts_inputs_first: bool = False
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys((*self.modules, *self.biases, *self.replaced, *self.tokens))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __getitem__(self, name: str) -> Update:
+        if name in self.modules:
+            return self._low_rank(name, self.modules[name])
+        if name in self.biases:
+            return self._bias(name, self.biases[name])
+        if name in self.replaced:
+            values = np.asarray(self.adapter.replaced[self.replaced[name]])
+            return Replaced(name, self.replaced[name], values)
+        token = self.adapter.tokens[self.tokens[name]]
+        return Replaced(name, token.target, np.asarray(token.rows), np.asarray(token.indices))
+
+    @property
+    def added(self) -> list[str]:
+        return [name for name in self.replaced if name not in self.base.homes]
+
+    def stored_at(self, name: str) -> str:
+        """The base tensor behind a name: itself, or the embedding that it is tied to."""
+        return self.tied.get(name, name)
+
+    def _conventions(self, module: LoraModule) -> Conventions:
+        c = self.adapter.config
+        return Conventions(module.alpha, module.rank, c.use_rslora, c.lora_alpha, c.r)
+
+    def _low_rank(self, name: str, module: LoraModule) -> LowRank:
+        shape = self.base.info(self.stored_at(name)).shape
+        A, B = (np.asarray(t, dtype=np.float64) for t in (module.A, module.B))
+        matrix, parts, left, right = _parts(self, module, shape, A, B)
+        if matrix is None:
+            wanted = f"{list(A.shape)} and {list(B.shape)}"
+            raise refusal(self.base.path, f"{shown(name)} must fit A and B of {wanted}, which the "
+                          f"adapter has for {module.path}, got {list(shape)}")  # fmt: skip
+        conventions = self._conventions(module)
+        return LowRank(name, module.path, matrix, parts, module.scale, conventions, left, right)
+
+    def _bias(self, name: str, module: LoraModule) -> LowRank:
+        beta = np.asarray(module.beta, dtype=np.float64)
+        size = self.base.info(name).shape
+        if size != beta.shape:
+            need = f"{list(beta.shape)} from lora_B.bias of {module.path}"
+            raise refusal(self.base.path, f"{shown(name)} must be {need}, got {list(size)}")
+        part = Part(0, beta[:, None], np.ones((1, 1)))
+        conventions = self._conventions(module)
+        return LowRank(name, module.path, (len(beta), 1), (part,), module.scale, conventions, "β")
+
+
+def _parts(
+    plan: Plan, module: LoraModule, shape: tuple[int, ...], A: np.ndarray, B: np.ndarray
+) -> tuple[tuple[int, int] | None, tuple[Part, ...], str, str]:
+    """(shape as a matrix, parts, left factor, right factor); no shape if the factors do not fit."""
+    if module.kind is Kind.EMBEDDING and shape == (A.shape[1], B.shape[0]):
+        return shape, (Part(0, A.T, B.T),), "A", "B"
+    if module.kind is Kind.CONVOLUTION and shape == (B.shape[0], *A.shape[1:]):
+        A, B = A.reshape(len(A), -1), B.reshape(len(B), -1)
+        if B.shape[1] == A.shape[0]:
+            return (len(B), A.shape[1]), (Part(0, B, A),), "B", "A"
+    if module.kind is Kind.LINEAR or (module.kind is Kind.PARAMETER and len(shape) == 2):
+        m, n = B.shape[0], A.shape[-1]
+        turned = plan.inputs_first if m == n else shape != (m, n)
+        if turned and shape == (n, m):
+            return (n, m), (Part(0, A.T, B.T),), "A", "B"
+        if not turned and shape == (m, n):
+            return (m, n), (Part(0, B, A),), "B", "A"
+    if module.kind is Kind.PARAMETER and len(shape) == 3:
+        return _expert_parts(plan, module, shape, A, B)
+    return None, (), "", ""
+
+
+def _expert_parts(plan, module, shape, A, B):
+    """PEFT's layouts: A (E·r, n) with the expert slowest, B (m, r·E) with the expert fastest."""
+    experts, r = shape[0], module.rank
+    if A.shape[0] != experts * r:
+        return None, (), "", ""
+    A = A.reshape(experts, r, -1)
+    B = B.reshape(len(B), r, experts).transpose(2, 0, 1)
+    m, n = B.shape[1], A.shape[2]
+    turned = plan.experts_inputs_first if m == n else shape[1:] != (m, n)
+    if turned and shape[1:] == (n, m):
+        parts = tuple(Part(e * n, A[e].T, B[e].T) for e in range(experts))
+        return (experts * n, m), parts, "A", "B"
+    if not turned and shape[1:] == (m, n):
+        parts = tuple(Part(e * m, B[e], A[e]) for e in range(experts))
+        return (experts * m, n), parts, "B", "A"
+    return None, (), "", ""
+
+
+def resolve(adapter: PeftAdapter, base: Checkpoint) -> Plan:
+    """Find the base tensor of everything that the adapter changes."""
+    wanted = [module.targets[0] for module in adapter.modules] or list(adapter.replaced)
+    tied_name = _tied_embedding(base)
+    shift = find_shift(wanted, base.names)
+    modules: dict[str, LoraModule] = {}
+    biases: dict[str, LoraModule] = {}
+    tied: dict[str, str] = {}
+    for module in adapter.modules:
+        name = _target(module, shift, base, modules, adapter, tied_name)
+        modules[name] = module
+        if name not in base.homes and tied_name is not None:
+            tied[name] = tied_name
+        if module.beta is not None:
+            biases[_bias_of(name, base, module)] = module
+    replaced = {shift(name): name for name in adapter.replaced}
+    tokens = {_known(shift(t.target), base, t.target): i for i, t in enumerate(adapter.tokens)}
+    plan = Plan(base, adapter, shift, modules, biases, replaced, tokens, tied)
+    plan = _oriented(plan)
+    for name in plan.modules:
+        plan[name]
+    return plan
+
+
+def _target(
+    module: LoraModule,
+    shift: Shift,
+    base: Checkpoint,
+    taken: Mapping[str, LoraModule],
+    adapter: PeftAdapter,
+    tied: str | None,
+) -> str:
+    names = [shift(name) for name in module.targets]
+    known = [name for name in names if name in base.homes and name not in taken]
+    if known:
+        fitting = [n for n in known if _may_fit(module, base.info(n).shape)]
+        return (fitting or known)[0]
+    if tied is not None and names[0].endswith(OUTPUTS):
+        return names[0]
+    if names[0] in taken:
+        raise refusal(base.path, f"two modules of the adapter update {shown(names[0])}")
+    has = ", ".join(list(base.names)[:3])
+    what = f"the adapter updates {shown(names[0])} (module {shown(module.path)})"
+    raise refusal(
+        base.path, f"is not the adapter's model: {what}, which is not among its tensors ({has}, …)"
+    )
+
+
+def _may_fit(module: LoraModule, shape: tuple[int, ...]) -> bool:
+    """Whether the factors' outer sizes are among the tensor's."""
+    n, m = module.A.shape[1], module.B.shape[0]
+    return set(shape) >= {n, m}
+
+
+def _known(name: str, base: Checkpoint, said: str) -> str:
+    if name not in base.homes:
+        raise refusal(base.path, f"has no tensor {shown(name)}, rows of which the adapter replaces")
+    return name
+
+
+def _bias_of(name: str, base: Checkpoint, module: LoraModule) -> str:
+    bias = name.removesuffix("weight") + "bias"
+    if bias not in base.homes:
+        raise refusal(base.path, f"must have {shown(bias)} for lora_B.bias of {module.path}")
+    return bias
+
+
+def _tied_embedding(base: Checkpoint) -> str | None:
+    """The input embedding, if the output weight is not stored because it is the same."""
+    if base.config.get("tie_word_embeddings") is False:
+        return None
+    found = [n for n in base.names if n.endswith(".weight") and n.split(".")[-2] in EMBEDDINGS]
+    return found[0] if len(found) == 1 else None
+
+
+def _oriented(plan: Plan) -> Plan:
+    """Decide for square weights what those that are not square show."""
+    from dataclasses import replace
+
+    linear, experts = [], []
+    for name, module in plan.modules.items():
+        shape = plan.base.info(plan.stored_at(name)).shape
+        m, n = module.B.shape[0], module.A.shape[-1]
+        if m == n or module.kind not in (Kind.LINEAR, Kind.PARAMETER):
+            continue
+        (linear if len(shape) == 2 else experts).append(shape[-2:] == (n, m))
+    said = plan.adapter.config.fan_in_fan_out
+    return replace(
+        plan,
+        inputs_first=all(linear) if linear and len(set(linear)) == 1 else said,
+        experts_inputs_first=bool(experts) and all(experts),
+    )
