@@ -7,21 +7,23 @@ keys the first in the file's order wins.
 The expression comes from a file that nobody vouches for, and a backtracking engine takes years for
 some of them. Here a construct maps the set of positions reached so far to the next such set, the
 set held as the bits of an integer: no position is tried twice, and a budget ends what is absurd.
+The repetition of one character, which `.*` is, is an addition whose carries run along the path.
 
 Errors:  CheckpointError for an expression that is invalid, that needs more than the budget, or that
          has a construct other than literals, `.`, escapes, [classes], groups, | * + ? {m,n} ^ $
 Limits:  so no lookaround, no back reference, no flag, no possessive repetition
 Source:  PEFT 0.21.2, utils/other.py, get_pattern_key; Thompson 1968, Communications of the ACM
-         11(6), for the sets of positions
+         11(6), for the sets of positions; Cameron et al. 2014, PACT, MatchStar, for the addition
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from .errors import CheckpointError, shown
 
-_MAX_LENGTH, _MAX_DEPTH, _MAX_STEPS = 1000, 20, 100_000
+_MAX_LENGTH, _MAX_DEPTH, _MAX_STEPS = 1000, 20, 1000
 _PLAIN = re.compile(r"[\w.-]*")
 _TOKEN = re.compile(
     r"(?P<atom>\\[dDwWsS]|\\[^A-Za-z0-9]|\[\^?\]?(?:\\.|[^\]\\])*\])"
@@ -52,14 +54,25 @@ def compiled(pattern: str) -> Callable[[str], bool]:
     (True, False)
     """
     whole = rf"(.*\.)?({pattern})$"
-    if _PLAIN.fullmatch(pattern):
+    if is_plain(pattern):
         # No repetition and no choice: nothing here can backtrack further than the path is long.
         expression = re.compile(whole)
         return lambda path: expression.match(path) is not None
     if len(pattern) > _MAX_LENGTH:
         raise _refusal(pattern, f"must have at most {_MAX_LENGTH} characters")
     step = _Parser(pattern, whole).parse()
-    return lambda path: step(_Run(pattern, path), 1) != 0
+
+    def matches(path):
+        if len(path) > _MAX_LENGTH:
+            raise _refusal(pattern, f"must match a path of at most {_MAX_LENGTH} characters")
+        return step(_Run(pattern, path), 1) != 0
+
+    return matches
+
+
+def is_plain(pattern: str) -> bool:
+    """Say whether `pattern` is a name, in which `.` may stand for any character."""
+    return _PLAIN.fullmatch(pattern) is not None
 
 
 class _Run:
@@ -141,15 +154,9 @@ class _Parser:
 
     def _atom(self, text):
         try:
-            atom = re.compile(text)
+            return _Atom(re.compile(text))
         except re.error as error:
             raise _refusal(self.pattern, f"must be a regular expression: {error}") from None
-
-        def step(run, places):
-            run.spend()
-            return (places & _places(atom, run.path)) << 1
-
-        return step
 
     def _bounds(self, count):
         count = count[:1] if count[0] in "*+?" else count.rstrip("?")
@@ -163,9 +170,25 @@ class _Parser:
         return least, most
 
 
+@dataclass(frozen=True)
+class _Atom:
+    """An expression that matches one character."""
+
+    one: re.Pattern[str]
+
+    def __call__(self, run, places):
+        run.spend()
+        return (places & _hits(self.one, run.path)) << 1
+
+    def repeated(self, run, places):
+        run.spend()
+        hits = _hits(self.one, run.path)
+        return (((places & hits) + hits) ^ hits) | places
+
+
 @lru_cache(maxsize=65536)
-def _places(atom, path):
-    return sum(1 << i for i, letter in enumerate(path) if atom.fullmatch(letter))
+def _hits(one, path):
+    return sum(1 << i for i, letter in enumerate(path) if one.fullmatch(letter))
 
 
 def _at_start(run, places):
@@ -204,6 +227,8 @@ def _repeat(single, least, most):
         for _ in range(min(least, limit)):
             run.spend()
             places = single(run, places)
+        if most is None and isinstance(single, _Atom):
+            return single.repeated(run, places)
         reached = fresh = places
         for _ in range(limit if most is None else min(most - least, limit)):
             if not fresh:

@@ -90,9 +90,9 @@ class LoraConfig:
 
     @property
     def base_is_changed(self) -> bool:
-        """Whether training began by changing the base weights (PiSSA, OLoRA, CorDA, ...).
+        """Whether the factors belong to a base that PiSSA, OLoRA, ... changed before training.
 
-        Such factors belong to the changed base, unless PEFT converted them when it saved.
+        Where PEFT converted them on saving to those of the plain base, the file says true instead.
         """
         return _is_text(self.init_lora_weights) and bool(
             _BASE_CHANGING.fullmatch(str(self.init_lora_weights))

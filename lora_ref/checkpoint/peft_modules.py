@@ -25,11 +25,13 @@ import numpy as np
 
 from .errors import refusal, shown
 from .header import TensorSpec
+from .patterns import is_plain
 from .peft_config import LoraConfig
 from .peft_keys import NESTED, Factor, without_nesting
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _BLOCK = 1 << 22
+_MAX_MATCHES = 100_000
 
 
 class Kind(enum.Enum):
@@ -85,6 +87,7 @@ def read_modules(
     for name, factor in factors.items():
         slot = f"embedding {factor.slot}" if factor.is_embedding else factor.slot
         groups.setdefault(factor.place, {})[slot] = name
+    _check_work(config, len(groups), path)
     modules = []
     for place, slots in groups.items():
         names = _complete(place, slots, path)
@@ -92,6 +95,14 @@ def read_modules(
             check_values(specs[name], stored, path)
         modules.append(_Reader(config, groups, specs, path).module(place, names, stored))
     return tuple(modules)
+
+
+def _check_work(config, count, path):
+    patterns = (*config.rank_pattern, *config.alpha_pattern)
+    expressions = sum(not is_plain(pattern) for pattern in patterns)
+    if expressions * count > _MAX_MATCHES:
+        need = f"at most {_MAX_MATCHES} matches of expressions in rank_pattern and alpha_pattern"
+        raise refusal(path, f"must need {need}, got {expressions} for {count} modules")
 
 
 def _complete(place, slots, path):

@@ -7,8 +7,6 @@ than its kind is a mistake. The kind is the dtype in the base and whether the ad
 from collections import Counter
 from typing import Any
 
-WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-
 
 def wrong_dtypes(job: Any) -> dict[str, str]:
     """Tensor name -> what is wrong with its dtype, for those that are of another than their kind.
@@ -17,9 +15,9 @@ def wrong_dtypes(job: Any) -> dict[str, str]:
     """
     kinds: dict[tuple[str, bool], dict[str, str]] = {}
     for name in job.names:
-        there = job.there(name)
+        there = job.shift(name)
         stored = job.plan.stored_at(name)
-        if there in job.merged.homes and stored in job.base.homes:
+        if there in job.merged.homes and stored is not None:
             kind = (job.base.info(stored).dtype, name in job.plan)
             kinds.setdefault(kind, {})[name] = job.merged.info(there).dtype
     overall = Counter(d for found in kinds.values() for d in found.values())

@@ -82,7 +82,7 @@ def _counts(
 ) -> Iterator[tuple[Way, int, int]]:
     """(way, elements inside its interval, elements equal to its value) of a block."""
     W, M = base(rows, columns), pair.merged(rows, columns)
-    ready: dict[tuple, tuple] = {}
+    ready: dict[tuple, tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]] = {}
     for way in alive:
         key = (way.recipe.prepare, way.grid.name)
         if key not in ready:

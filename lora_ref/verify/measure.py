@@ -13,8 +13,9 @@ Source:
     The test of c and ρ is described in the project's verification notes, docs/verify.md.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -24,7 +25,11 @@ from .updates import EVERY, Columns, Replaced, Update
 BLOCK = 1 << 16  # elements looked at together: half a megabyte in float64
 MAP = 32  # the error map's rows and columns
 
-Take = Callable[[np.ndarray, Columns], np.ndarray]
+
+class Take(Protocol):
+    """Reads the given rows and columns of a matrix in float64."""
+
+    def __call__(self, rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray: ...
 
 
 def take_from(t: np.ndarray) -> Take:
@@ -38,7 +43,7 @@ def take_from(t: np.ndarray) -> Take:
     return take
 
 
-def row_blocks(shape: tuple[int, int], elements: int = BLOCK) -> Iterator[np.ndarray]:
+def row_blocks(shape: tuple[int, ...], elements: int = BLOCK) -> Iterator[np.ndarray]:
     """The row numbers of a matrix, as many at a time as `elements` allow."""
     rows, columns = shape
     step = max(1, elements // max(1, columns))
@@ -57,7 +62,7 @@ class Pair:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.W.shape  # type: ignore[return-value]
+        return self.W.shape
 
     @property
     def base(self) -> Take:
@@ -92,6 +97,24 @@ def reference(update: Update | None, W: np.ndarray, rows: np.ndarray) -> np.ndar
     if isinstance(update, Replaced):
         return update.merged(W, rows)
     return W + update.delta(rows)
+
+
+def holds_base(pair: Pair) -> bool:
+    """Whether merged is the base, rounded to merged's dtype and nothing else."""
+    if pair.W.dtype == pair.M.dtype:
+        return all(
+            np.array_equal(pair.W[rows].view(np.uint8), pair.M[rows].view(np.uint8))
+            for rows in map(_as_slice, row_blocks(pair.shape))
+        )
+    blocks = row_blocks(pair.shape)
+    return all(
+        np.array_equal(pair.grid.round(pair.base(r, EVERY)), pair.merged(r, EVERY), equal_nan=True)
+        for r in blocks
+    )
+
+
+def _as_slice(rows: np.ndarray) -> slice:
+    return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def measure(pair: Pair, update: Update | None) -> Measure:
@@ -144,7 +167,7 @@ def _add_to_map(errors: np.ndarray, ulps: np.ndarray, rows: np.ndarray, count: i
         np.maximum.at(errors, to_row, coarse)
 
 
-def _figures(pair, sums, exact, decidable, changed, not_finite, worst, worst_at, errors) -> Measure:
+def _figures(pair, sums, exact, decidable, changed, not_finite, worst, worst_at, errors):
     along, wanted, done, base = (float(t) for t in sums)
     elements = int(np.prod(pair.shape))
     c = along / wanted if wanted > 0 else None
@@ -164,9 +187,12 @@ def _figures(pair, sums, exact, decidable, changed, not_finite, worst, worst_at,
     )
 
 
-def sample_of(shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sample_of(
+    shape: tuple[int, int], rng: np.random.Generator, limits: tuple[int, int] = (48, 256)
+) -> tuple[np.ndarray, np.ndarray]:
     """Sorted rows and columns of a small part of a matrix, spread over all of it."""
-    return tuple(  # type: ignore[return-value]
+    rows, columns = (
         np.sort(rng.choice(size, min(size, limit), replace=False))
-        for size, limit in zip(shape, (48, 256), strict=True)
+        for size, limit in zip(shape, limits, strict=True)
     )
+    return rows, columns

@@ -10,12 +10,12 @@ Limits:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.errors import refusal, shown
+from ..checkpoint.errors import CheckpointError, refusal, shown
 from ..checkpoint.peft import PeftAdapter
 from ..checkpoint.peft_modules import Kind, LoraModule
 from .names import Shift, find_shift
@@ -52,7 +52,7 @@ class Plan(Mapping[str, Update]):
 
     def __getitem__(self, name: str) -> Update:
         if name in self.modules:
-            return self._low_rank(name, self.modules[name])
+            return self.low_rank(name, self.modules[name])
         if name in self.biases:
             return self._bias(name, self.biases[name])
         if name in self.replaced:
@@ -65,16 +65,40 @@ class Plan(Mapping[str, Update]):
     def added(self) -> list[str]:
         return [name for name in self.replaced if name not in self.base.homes]
 
-    def stored_at(self, name: str) -> str:
-        """The base tensor behind a name: itself, or the embedding that it is tied to."""
-        return self.tied.get(name, name)
+    def stored_at(self, name: str) -> str | None:
+        """The base tensor behind a name: itself, or the embedding it is tied to; None if neither.
+
+        PEFT saves the whole embedding beside its factors; that copy then stands for the base's.
+        """
+        found = self.tied.get(name, name)
+        return found if found in self.base.homes and name not in self.copied else None
+
+    @property
+    def copied(self) -> set[str]:
+        """Names whose starting point is a copy in the adapter's file."""
+        own = self.modules.keys() | {n for n in self.replaced if n not in self.base.homes}
+        return own & self.replaced.keys()
+
+    def start(self, name: str) -> np.ndarray:
+        """What the merge of `name` starts from, as stored."""
+        stored = self.stored_at(name)
+        if stored is not None:
+            return self.base.tensor(stored)
+        return np.asarray(self.adapter.replaced[self.replaced[name]])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the merged tensor `name`."""
+        if name in self.replaced:
+            return tuple(self.adapter.replaced[self.replaced[name]].shape)
+        return tuple(self.base.info(self.stored_at(name) or name).shape)
 
     def _conventions(self, module: LoraModule) -> Conventions:
         c = self.adapter.config
         return Conventions(module.alpha, module.rank, c.use_rslora, c.lora_alpha, c.r)
 
-    def _low_rank(self, name: str, module: LoraModule) -> LowRank:
-        shape = self.base.info(self.stored_at(name)).shape
+    def low_rank(self, name: str, module: LoraModule) -> LowRank:
+        """The update of one module's weight."""
+        shape = self.shape(name)
         A, B = (np.asarray(t, dtype=np.float64) for t in (module.A, module.B))
         matrix, parts, left, right = _parts(self, module, shape, A, B)
         if matrix is None:
@@ -93,6 +117,22 @@ class Plan(Mapping[str, Update]):
         part = Part(0, beta[:, None], np.ones((1, 1)))
         conventions = self._conventions(module)
         return LowRank(name, module.path, (len(beta), 1), (part,), module.scale, conventions, "β")
+
+
+@dataclass(frozen=True)
+class Updates(Mapping[str, LowRank]):
+    """The low-rank updates of a plan; each is made when asked for and not kept."""
+
+    plan: Plan
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plan.modules)
+
+    def __len__(self) -> int:
+        return len(self.plan.modules)
+
+    def __getitem__(self, name: str) -> LowRank:
+        return self.plan.low_rank(name, self.plan.modules[name])
 
 
 def _parts(
@@ -137,6 +177,11 @@ def _expert_parts(plan, module, shape, A, B):
 
 def resolve(adapter: PeftAdapter, base: Checkpoint) -> Plan:
     """Find the base tensor of everything that the adapter changes."""
+    if adapter.config.base_is_changed:
+        how = shown(adapter.config.init_lora_weights)
+        need = "an adapter of the unchanged base (PEFT converts it when it saves, if asked to)"
+        got = f"one whose initialisation, {how}, changed the base it was trained on"
+        raise CheckpointError(f"{adapter.config.base_model_name_or_path}: need {need}, got {got}")
     wanted = [module.targets[0] for module in adapter.modules] or list(adapter.replaced)
     tied_name = _tied_embedding(base)
     shift = find_shift(wanted, base.names)
@@ -212,11 +257,10 @@ def _tied_embedding(base: Checkpoint) -> str | None:
 
 def _oriented(plan: Plan) -> Plan:
     """Decide for square weights what those that are not square show."""
-    from dataclasses import replace
-
-    linear, experts = [], []
+    linear: list[bool] = []
+    experts: list[bool] = []
     for name, module in plan.modules.items():
-        shape = plan.base.info(plan.stored_at(name)).shape
+        shape = plan.shape(name)
         m, n = module.B.shape[0], module.A.shape[-1]
         if m == n or module.kind not in (Kind.LINEAR, Kind.PARAMETER):
             continue

@@ -9,23 +9,25 @@ Errors:
     error but a verdict.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.errors import refusal, shown
+from ..checkpoint.header import TensorInfo
 from ..checkpoint.peft import PeftAdapter
 from .catalogue import Surroundings
 from .diagnose import Diagnosis
 from .dtypes import wrong_dtypes
 from .grids import grid_of, is_floating
 from .judge import BUG, EXACT, Verdict, judge
-from .measure import Pair
+from .measure import Pair, row_blocks, take_from
 from .names import Shift, find_shift
-from .resolve import Plan, resolve
-from .updates import LowRank, Replaced, matrix
+from .resolve import OUTPUTS, Plan, Updates, resolve
+from .updates import LowRank, Replaced, Update, matrix
 
 # What a model computes for itself and some versions store all the same.
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "attn.bias", "attn.masked_bias",
@@ -71,13 +73,8 @@ class Job:
     @property
     def names(self) -> list[str]:
         """Every tensor to be judged by its name in the base: stored, brought along, or tied."""
-        brought = [n for n in self.plan.added if n not in self.base.homes]
         tied = [n for n in self.plan.tied if self.shift(n) in self.merged.homes]
-        return [*self.base.names, *brought, *tied]
-
-    def there(self, name: str) -> str:
-        """The name in merged."""
-        return self.shift(name)
+        return list(dict.fromkeys((*self.base.names, *self.plan.added, *tied)))
 
 
 def verify(base: str, adapter: str, merged: str, progress: Progress | None = None) -> Report:
@@ -100,134 +97,110 @@ def _notes(job: Job) -> list[str]:
         notes.append(f"MERGED has the names of BASE {job.shift}")
     if str(job.plan.shift) != str(Shift()):
         notes.append(f"BASE has the names of ADAPTER {job.plan.shift}")
-    if job.adapter.config.base_is_changed:
-        how = job.adapter.config.init_lora_weights
-        notes.append(f"ADAPTER was trained on a base that its initialisation ({how}) changed")
+    if job.adapter.ignored:
+        notes.append(f"not used, as PEFT does not: {', '.join(job.adapter.ignored)}")
     return notes
 
 
 def _verdicts(job: Job, notes: list[str]) -> Iterator[Verdict]:
     odd = wrong_dtypes(job)
-    around = Surroundings(
-        {n: job.base.info(n).shape for n in job.base.names},
-        job.base.tensor,
-        _LowRankOnly(job.plan),
-        job.base.config,
-    )
+    shapes = {n: job.base.info(n).shape for n in job.base.names}
+    updates = Updates(job.plan)
+    around = Surroundings(shapes, job.base.tensor, updates, job.base.config)
     for name in job.names:
-        yield from _one(job, name, odd, around, notes)
+        if job.shift(name) not in job.merged.homes:
+            yield from _missing(job, name, notes)
+        else:
+            yield _one(job, name, odd, around)
+    yield from _shared(job)
     yield from _extra(job, notes)
 
 
-class _LowRankOnly(dict[str, LowRank]):
-    """The plan's low-rank updates; each is made when asked for and not kept."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self.plan = plan
-
-    def items(self) -> Iterable[tuple[str, LowRank]]:  # type: ignore[override]
-        for name in self.plan.modules:
-            yield name, self.plan._low_rank(name, self.plan.modules[name])
-
-    def get(self, name: str, default=None) -> LowRank | None:  # type: ignore[override]
-        return (
-            self.plan._low_rank(name, self.plan.modules[name])
-            if name in self.plan.modules
-            else default
-        )
-
-
-def _one(
-    job: Job, name: str, odd: dict[str, str], around: Surroundings, notes: list[str]
-) -> Iterator[Verdict]:
-    there = job.there(name)
-    if there not in job.merged.homes:
-        if name.endswith(BUFFERS) and name not in job.plan:
-            notes.append(f"{name} is not in MERGED: a buffer that models make themselves")
-        elif _is_tied_copy(job, name):
-            notes.append(f"{name} is not in MERGED: tied to the input embedding")
-        else:
-            yield _bug(name, "missing", "the tensor is in BASE and not in MERGED")
-        return
-    update = job.plan[name] if name in job.plan else None
-    stored = job.plan.stored_at(name)
-    wanted = job.base.info(stored).shape if stored in job.base.homes else None
-    if isinstance(update, Replaced) and update.rows is None:
-        wanted = update.values.shape
-    found = job.merged.info(there)
-    if tuple(found.shape) != tuple(wanted or ()):
-        text = f"{list(found.shape)} in MERGED, must be {list(wanted or ())}"
-        yield _bug(name, "wrong shape", text)
-    elif name in odd:
-        yield _bug(name, "wrong dtype", odd[name])
+def _missing(job: Job, name: str, notes: list[str]) -> Iterator[Verdict]:
+    touched = name in job.plan
+    if name.endswith(BUFFERS) and not touched:
+        notes.append(f"{name} is not in MERGED: a buffer that models make themselves")
+    elif name.endswith(OUTPUTS) and job.base.config.get("tie_word_embeddings") and not touched:
+        notes.append(f"{name} is not in MERGED: tied to the input embedding")
     else:
-        yield _compare(job, name, update, around)
+        yield _bug(name, "missing", "the tensor is in BASE and not in MERGED")
 
 
-def _compare(job: Job, name: str, update, around: Surroundings) -> Verdict:
-    stored, there = job.plan.stored_at(name), job.there(name)
-    brought = stored not in job.base.homes
-    info = job.merged.info(there)
-    if not brought and (not _floats(job.base, stored) or not _floats(job.merged, there)):
+def _one(job: Job, name: str, odd: dict[str, str], around: Surroundings) -> Verdict:
+    found = job.merged.info(job.shift(name))
+    wanted = job.plan.shape(name)
+    if tuple(found.shape) != wanted:
+        return _bug(name, "wrong shape", f"{list(found.shape)} in MERGED, must be {list(wanted)}")
+    if name in odd:
+        return _bug(name, "wrong dtype", odd[name])
+    update = job.plan.get(name)
+    start = job.plan.stored_at(name)
+    if not _floats(found) or (start is not None and not _floats(job.base.info(start))):
         return _compare_bytes(job, name, update)
-    M = job.merged.tensor(there)
-    W = np.asarray(update.values) if brought else job.base.tensor(stored)
-    if isinstance(update, Replaced) and update.rows is None and W.shape != M.shape:
-        W, update = np.asarray(update.values), None
-    if brought:
+    if start is None and isinstance(update, Replaced):
         update = None
+    return _compare(job, name, update, around)
+
+
+def _compare(job: Job, name: str, update: Update | None, around: Surroundings) -> Verdict:
     shape = update.shape if isinstance(update, LowRank) else None
-    W, M = matrix(W, shape), matrix(M, shape)
-    pair = Pair(W, M, grid_of(W.dtype), grid_of(M.dtype))
+    W = matrix(job.plan.start(name), shape)
+    M = matrix(job.merged.tensor(job.shift(name)), shape)
     if update is not None and not _is_finite(W):
-        raise refusal(job.base.path, f"{shown(stored)} must be finite to be merged, has NaN or inf")
+        raise refusal(job.base.path, f"{shown(name)} must be finite to be merged, has NaN or inf")
+    pair = Pair(W, M, grid_of(W.dtype), grid_of(M.dtype))
     verdict = judge(name, pair, update, around, np.random.default_rng(0))
-    return Verdict(**{**verdict.__dict__, "info": info})
+    return replace(verdict, info=job.merged.info(job.shift(name)))
 
 
-def _floats(checkpoint: Checkpoint, name: str) -> bool:
-    from ..checkpoint.dtypes import DTYPES
-
-    dtype = DTYPES[checkpoint.info(name).dtype].numpy
+def _floats(info: TensorInfo) -> bool:
+    dtype = DTYPES[info.dtype].numpy
     return dtype is not None and is_floating(dtype)
 
 
 def _is_finite(W: np.ndarray) -> bool:
-    step = max(1, (1 << 18) // max(1, W.shape[1]))
-    return all(np.isfinite(W[i : i + step]).all() for i in range(0, len(W), step))
+    return all(np.isfinite(take_from(W)(rows)).all() for rows in row_blocks(W.shape))
 
 
-def _compare_bytes(job: Job, name: str, update) -> Verdict:
+def _compare_bytes(job: Job, name: str, update: Update | None) -> Verdict:
     """Integers, booleans and packed types: the same bytes, or not."""
-    here, there = job.base.info(name), job.merged.info(job.there(name))
+    here, there = job.base.info(name), job.merged.info(job.shift(name))
     if update is not None:
-        raise refusal(
-            job.base.path,
-            f"{shown(name)} must be of a floating type to be merged, got {here.dtype}: a quantized "
-            "base is not judged by this version",
-        )
+        need = f"{shown(name)} must be of a floating type to be judged"
+        why = "a quantized tensor is not judged by this version"
+        raise refusal(job.base.path, f"{need}, got {here.dtype} and {there.dtype}: {why}")
     same = here.dtype == there.dtype and np.array_equal(
-        job.base._home(name).raw(name), job.merged._home(job.there(name)).raw(job.there(name))
+        job.base.homes[name].raw(name),
+        job.merged.homes[job.shift(name)].raw(job.shift(name)),
     )
     if same:
         return Verdict(name, EXACT, "unchanged", info=there)
     return _bug(name, "changed that should not", f"other {here.dtype} values in MERGED")
 
 
-def _is_tied_copy(job: Job, name: str) -> bool:
-    """An output weight that the base stores although it is the input embedding."""
-    from .resolve import OUTPUTS
+def _shared(job: Job) -> Iterator[Verdict]:
+    """Updates of an output weight that shares its storage with the embedding in MERGED."""
+    for name, embedding in job.plan.tied.items():
+        if job.shift(name) in job.merged.homes or _same_update(job.plan, name, embedding):
+            continue
+        text = f"MERGED stores one tensor for {name} and {embedding}, but only one is updated so"
+        yield _bug(name, "tied weight", f"{text}: merge with the weights untied")
 
-    tied = job.base.config.get("tie_word_embeddings")
-    return bool(tied) and name.endswith(OUTPUTS) and name not in job.plan
+
+def _same_update(plan: Plan, name: str, embedding: str) -> bool:
+    """Whether both uses of a shared weight get the same update, as ensure_weight_tying makes it."""
+    if embedding not in plan.modules:
+        return False
+    one, two = plan[name], plan[embedding]
+    if not isinstance(one, LowRank) or not isinstance(two, LowRank) or one.shape != two.shape:
+        return False
+    blocks = row_blocks(one.shape)
+    return all(np.allclose(one.delta(r), two.delta(r), rtol=1e-6, atol=0) for r in blocks)
 
 
 def _extra(job: Job, notes: list[str]) -> Iterator[Verdict]:
     """Tensors of merged that nothing accounts for."""
-    from .resolve import OUTPUTS
-
-    expected = {job.there(name) for name in job.names}
+    expected = {job.shift(name) for name in job.names}
     for name in job.merged.names:
         if name in expected:
             continue
@@ -235,21 +208,21 @@ def _extra(job: Job, notes: list[str]) -> Iterator[Verdict]:
             notes.append(f"{name} is only in MERGED: a buffer that models make themselves")
         elif ".lora_" in name or ".base_layer." in name:
             yield _bug(name, "not merged", "an adapter's tensor: MERGED was saved unmerged")
-        elif name.endswith(OUTPUTS) and _equals_embedding(job, name):
+        elif name.endswith(OUTPUTS) and _equals_another(job.merged, name):
             notes.append(f"{name} is only in MERGED: a copy of the input embedding")
         else:
             yield _bug(name, "extra", "the tensor is in MERGED and not in BASE")
 
 
-def _equals_embedding(job: Job, name: str) -> bool:
-    info = job.merged.info(name)
-    for other in job.merged.names:
-        same = other != name and job.merged.info(other).shape == info.shape
-        if same and job.merged.info(other).dtype == info.dtype:
-            raw = job.merged._home(other).raw(other)
-            if np.array_equal(raw, job.merged._home(name).raw(name)):
-                return True
-    return False
+def _equals_another(merged: Checkpoint, name: str) -> bool:
+    info = merged.info(name)
+    like = (info.dtype, info.shape)
+    others = [n for n in merged.names if n != name]
+    return any(
+        np.array_equal(merged.homes[other].raw(other), merged.homes[name].raw(name))
+        for other in others
+        if (merged.info(other).dtype, merged.info(other).shape) == like
+    )
 
 
 def _bug(name: str, what: str, text: str) -> Verdict:

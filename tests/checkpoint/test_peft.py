@@ -91,11 +91,12 @@ def test_two_parameters_of_one_module_that_nothing_tells_apart_have_both_as_targ
         assert sorted(module.targets) == sorted(EXPERTS)
 
 
-def test_two_parameters_of_one_module_are_told_apart_by_their_ranks(tmp_path):
-    fields = {"target_parameters": list(EXPERTS), "rank_pattern": {"gate_up_proj": 4}}
-    adapter = PeftAdapter.open(save(tmp_path / "a", nested((4, 3)), **fields))
+@pytest.mark.parametrize("gate", [4, 6])
+def test_two_parameters_of_one_module_are_told_apart_by_their_ranks(tmp_path, gate):
+    fields = {"target_parameters": list(EXPERTS), "rank_pattern": {"gate_up_proj": gate}}
+    adapter = PeftAdapter.open(save(tmp_path / "a", nested((gate, 3)), **fields))
     found = {module.place: (module.targets, module.rank) for module in adapter.modules}
-    assert found["mlp.experts.base_layer"] == (EXPERTS[:1], 4)
+    assert found["mlp.experts.base_layer"] == (EXPERTS[:1], gate)
     assert found["mlp.experts"] == (EXPERTS[1:], 3)
 
 

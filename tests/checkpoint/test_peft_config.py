@@ -35,9 +35,14 @@ def grown(inner):
     )
 
 
-@given(st.recursive(atoms(), grown, max_leaves=8), st.text("ab1.", max_size=9))
+@given(st.recursive(atoms(), grown, max_leaves=8), st.text("ab1.\n", max_size=9))
 def test_a_pattern_matches_what_pefts_own_expression_matches(pattern, path):
     assert compiled(pattern)(path) == bool(re.match(rf"(.*\.)?({pattern})$", path))
+
+
+def test_the_end_is_before_a_last_line_feed_as_in_python():
+    assert compiled("a|b")("a\n")
+    assert not compiled("a|b")("a\n\n")
 
 
 @pytest.mark.parametrize("name", RISKY)
@@ -47,7 +52,7 @@ def test_an_expression_that_backtracks_for_years_is_decided_at_once(name):
 
 
 def test_an_expression_beyond_the_budget_is_refused():
-    with pytest.raises(CheckpointError, match="must match in 100000 steps"):
+    with pytest.raises(CheckpointError, match="must match in 1000 steps"):
         compiled("(" * 15 + "){300}" * 15)("a")
 
 
@@ -122,6 +127,10 @@ def test_an_initialisation_that_changes_the_base_is_told(name):
 @pytest.mark.parametrize("name", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
 def test_an_initialisation_that_leaves_the_base_alone_is_told(name):
     assert not LoraConfig.from_fields({"init_lora_weights": name}).base_is_changed
+
+
+def test_no_initialisation_is_what_null_means_to_peft():
+    assert LoraConfig.from_fields({"init_lora_weights": None}).init_lora_weights is False
 
 
 REFUSED = {

@@ -56,6 +56,11 @@ HOSTILE = {
         {},
         r"1 other keys: 'base_model\.model\.q\.lora_magnitude_vector'",
     ),
+    "an alpha for one layer": (
+        replaced(f"{P}q.alpha", values()),
+        {},
+        r"1 other keys: 'base_model\.model\.q\.alpha'",
+    ),
     "two strays": (
         {**linear(), "x": values(2), f"{P}norm.weight": values(2)},
         {},
@@ -176,7 +181,17 @@ HOSTILE = {
     "a pattern beyond the budget": (
         linear("a" * 200),
         {"rank_pattern": {"(" * 15 + "a?){300}" * 15: 3}},
-        "must match in 100000 steps",
+        "must match in 1000 steps",
+    ),
+    "a path beyond any name": (
+        linear("a" * 1001),
+        {"rank_pattern": {"a+": 3}},
+        "must match a path of at most 1000 characters",
+    ),
+    "more patterns times modules than can be matched": (
+        {**linear("k"), **linear("q")},
+        {"rank_pattern": {f"a+{number}": 3 for number in range(50_001)}},
+        "must need at most 100000 matches of expressions .* got 50001 for 2 modules",
     ),
     "a name of two lines": (linear("q\nrm"), {"r": 4}, r"module 'q\\nrm'"),
 }
@@ -189,6 +204,12 @@ def test_a_bad_adapter_is_refused_in_one_line(tmp_path, name):
         PeftAdapter.open(save(tmp_path / "adapter", tensors, **fields))
     assert "adapter_" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_nan_is_found_in_every_block_of_a_tensor(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_ref.checkpoint.peft_modules._BLOCK", 4)
+    with pytest.raises(CheckpointError, match="must be finite"):
+        PeftAdapter.open(save(tmp_path / "a", spoiled(np.nan)))
 
 
 def test_a_pickle_is_refused_unread(tmp_path):

@@ -2,7 +2,6 @@
 
 from .base import no_base, other_tensor, quantized, scaled_base
 from .extent import (
-    elements_wrong,
     experts_left_out,
     ranks_left_out,
     rows_in_multiples,
@@ -17,10 +16,11 @@ from .layout import (
     transposed,
     whole_permuted,
 )
-from .scale import wrong_scale
+from .scale import repeated, wrong_scale
 
 CATALOGUE: tuple[Entry, ...] = (
     wrong_scale,
+    repeated,
     transposed,
     factors_misread,
     other_module,
@@ -35,7 +35,6 @@ CATALOGUE: tuple[Entry, ...] = (
     scaled_base,
     other_tensor,
     quantized,
-    elements_wrong,
 )
 
 __all__ = ["CATALOGUE", "Entry", "Hypothesis", "Surroundings", "Suspect"]

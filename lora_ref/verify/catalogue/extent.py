@@ -103,13 +103,6 @@ def experts_left_out(suspect: Suspect) -> Iterator[Hypothesis]:
         )
 
 
-def elements_wrong(suspect: Suspect) -> Iterator[Hypothesis]:
-    """A right merge with some elements overwritten."""
-    what = "W + s·BA" if suspect.adapted else "W"
-    name = "some elements overwritten"
-    yield Hypothesis(name, f"{what} but for some elements", suspect.update, tolerated=0.25)
-
-
 def spans(mask: np.ndarray) -> str:
     """The True places of a mask as ranges, at most four of them.
 

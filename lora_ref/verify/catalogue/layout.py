@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..measure import Take, row_blocks, take_from
-from ..updates import EVERY, LowRank, Part
+from ..updates import EVERY, Columns, LowRank, Part
 from .hypothesis import Hypothesis, Suspect
 from .permutation import column_permutations, row_permutations
 
@@ -98,18 +98,24 @@ def _projected(W: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     probe = np.random.default_rng(0).standard_normal((W.shape[1], PROBES))
 
     def project(t: np.ndarray) -> np.ndarray:
-        blocks = row_blocks(t.shape)  # type: ignore[arg-type]
+        blocks = row_blocks(t.shape)
         return np.concatenate([np.nan_to_num(take_from(t)(rows)) @ probe for rows in blocks])
 
     return project(M), project(W)
 
 
 def _rows_of(take: Take, order: np.ndarray) -> Take:
-    return lambda rows, columns=EVERY: take(order[rows], columns)
+    def permuted_take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        return take(order[rows], columns)
+
+    return permuted_take
 
 
 def _columns_of(take: Take, order: np.ndarray) -> Take:
-    return lambda rows, columns=EVERY: take(rows, order[columns])
+    def permuted_take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        return take(rows, order[columns])
+
+    return permuted_take
 
 
 def other_module(suspect: Suspect) -> Iterator[Hypothesis]:

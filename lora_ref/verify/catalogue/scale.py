@@ -8,8 +8,15 @@ candle-lora#26, peft#1355), Q11 (not applied: unsloth#869).
 
 from collections.abc import Iterator
 
-from ..updates import LowRank
+import numpy as np
+
+from ..measure import sample_of
+from ..updates import EVERY, Columns, LowRank
 from .hypothesis import Hypothesis, Suspect
+
+SAMPLE = (128, 512)  # rows and columns that a scale is fitted on
+ITERATIONS = 8
+NEARLY_ALL = 0.002  # the first of two roundings is not known to the last bit
 
 
 def wrong_scale(suspect: Suspect) -> Iterator[Hypothesis]:
@@ -31,11 +38,49 @@ def wrong_scale(suspect: Suspect) -> Iterator[Hypothesis]:
             yield Hypothesis(
                 label.split(":")[0], _formula(update, value, labels), _scaled(update, value)
             )
-    c = suspect.measure.c
-    if c is not None and abs(c) > 1e-3:
-        value = float(f"{c * update.scale:.4g}")
-        formula = f"W + {value:g}·BA, {c:.4g} times s·BA with s = {convention(update)}"
+    for value in _fitted(suspect):
+        times = value / update.scale
+        formula = f"W + {value:.6g}·BA, {times:.4g} times s·BA with s = {convention(update)}"
         yield Hypothesis("scale", formula, _scaled(update, value))
+
+
+def _fitted(suspect: Suspect) -> Iterator[float]:
+    """The scale t that leaves nothing of the update in M − round(W + t BA), by iteration.
+
+    Rounding W + t BA before comparing makes this work where the grid swallows a part of the
+    update, which the projection c does not.
+    """
+    rows, columns = sample_of(suspect.pair.shape, np.random.default_rng(1), SAMPLE)
+    W, M = suspect.pair.base(rows, columns), suspect.pair.merged(rows, columns)
+    D = suspect.update.delta(rows, columns)
+    size = float(np.vdot(D, D))
+    if size == 0 or not np.isfinite(M).all():
+        return
+    times = float(np.vdot(M - W, D)) / size
+    for _ in range(ITERATIONS):
+        times += float(np.vdot(M - suspect.pair.grid.round(W + times * D), D)) / size
+    for digits in (2, 3, 4):
+        yield float(f"{times:.{digits}g}") * suspect.update.scale
+
+
+def repeated(suspect: Suspect) -> Iterator[Hypothesis]:
+    """Merged twice one after the other, or merged and unmerged, with a rounding in between."""
+    if not suspect.adapted:
+        return
+    grid, take, update = suspect.pair.grid, suspect.pair.base, suspect.update
+
+    def merged_once(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        return grid.round(take(rows, columns) + update.delta(rows, columns))
+
+    def delta_first(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        return grid.round(take(rows, columns) + grid.round(update.delta(rows, columns)))
+
+    back = update.with_scale(-update.scale)
+    for base in (merged_once, delta_first):
+        again = "round(round(W + s·BA) + s·BA)"
+        yield Hypothesis("applied twice", again, update, base, NEARLY_ALL)
+        undone = "round(round(W + s·BA) − s·BA)"
+        yield Hypothesis("merged and unmerged again", undone, back, base, NEARLY_ALL)
 
 
 def convention(update: LowRank) -> str:
