@@ -10,6 +10,7 @@ alone do not say. For ordinary arrays they are the identity, the first alternati
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,24 @@ def namespace(*arrays: Array) -> Any:
     try:
         return array_namespace(*arrays)
     except TypeError as error:
-        found = sorted({type(a).__module__.partition(".")[0] for a in arrays})
+        found = sorted({library_of(a) for a in arrays})
+        if len(found) == 1:
+            raise TypeError(f"namespace: {found[0]} is no array library that is known") from error
         raise TypeError(f"arrays must come from one library; got {', '.join(found)}") from error
+
+
+def library_of(t: Array) -> str:
+    """The name of the package that `t` belongs to, for messages.
+
+    >>> library_of(np.ones(2))
+    'numpy'
+    """
+    return type(t).__module__.partition(".")[0]
 
 
 def is_array(value: object) -> bool:
     """Whether `value` quacks like an array: it has a shape and a dtype."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
 
 
 def rows(t: Array) -> Array:
@@ -75,17 +87,12 @@ def index_sum(index: Array, d: Array, size: int) -> Array:
     """
     xp = namespace(d)
     out = xp.zeros((size, d.shape[1]), dtype=d.dtype, **on_device_of(d))
-    library = type(d).__module__.partition(".")[0]
-    if xp is np:
-        np.add.at(out, index, d)
+    library = library_of(d)
+    if library in ("numpy", "cupy"):
+        xp.add.at(out, index, d)
         return out
     if library == "torch":
         return out.index_add(0, index.to(dtype=xp.int64), d)
-    if library == "cupy":
-        from cupyx import scatter_add
-
-        scatter_add(out, index, d)
-        return out
     if library.startswith("jax"):
         return out.at[index].add(d)
     one_hot = xp.astype(index[None, :] == xp.arange(size, **on_device_of(d))[:, None], d.dtype)
@@ -109,14 +116,14 @@ def as_array(values: np.ndarray, like: Array) -> Array:
 def norm(v: Array, axis: int) -> Array:
     """‖v‖₂ along `axis`, which is kept with length one."""
     xp = namespace(v)
-    if own := getattr(xp, "norm", None):
+    if own := own_function(xp, "norm"):
         return own(v, axis)
     return xp.sqrt(xp.sum(v * v, axis=axis, keepdims=True))
 
 
 def recomputed(t: Array) -> Array:
     """`t`, which an implementation may have kept from the forward or computed again."""
-    own = getattr(namespace(t), "recomputed", None)
+    own = own_function(namespace(t), "recomputed")
     return own(t) if own else t
 
 
@@ -125,5 +132,41 @@ def either(xp: Any, *alternatives: Callable[[], Array]) -> Array:
 
     Each alternative is a thunk, so that ordinary arrays pay for the first one only.
     """
-    own = getattr(xp, "either", None)
+    own = own_function(xp, "either")
     return own(*alternatives) if own else alternatives[0]()
+
+
+def own_function(xp: Any, name: str) -> Callable[..., Any] | None:
+    """The `name` of a reading, None for a library of ordinary arrays.
+
+    A library may use the name for something else, as torch.norm(v, p) and torch.softmax do.
+    """
+    return getattr(xp, name, None) if hasattr(xp, "is_reading") else None
+
+
+def reuse(f: Callable[..., Array], t: Array, *others: Array) -> Array:
+    """f(t, *others), elementwise, for a temporary `t` that nobody else holds.
+
+    NumPy writes the result over `t`: for a large array fresh memory costs more than the operation.
+    """
+    return f(t, *others, out=t) if type(t) is np.ndarray else f(t, *others)
+
+
+def erf(x: Array) -> Array:
+    """The error function 2/√π ∫₀ˣ exp(−t²) dt, which the array API standard does not have."""
+    xp = namespace(x)
+    if own := own_function(xp, "erf"):
+        return own(x)
+    if home := _ERF_OF.get(library_of(x)):
+        return import_module(home).erf(x)  # the library of an array is imported already
+    from scipy.special import erf as on_host
+
+    return xp.asarray(on_host(np.asarray(x)), dtype=x.dtype)
+
+
+_ERF_OF = {
+    "cupy": "cupyx.scipy.special",
+    "jax": "jax.scipy.special",
+    "jaxlib": "jax.scipy.special",
+    "torch": "torch",
+}

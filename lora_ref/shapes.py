@@ -24,13 +24,15 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from .arrays import is_array, namespace
+from .arrays import is_array, library_of, namespace
 
 T = TypeVar("T")
 _SPEC = re.compile(r"(?:(bool)|(?:(int)\((\w+)\)))?\s*(\.\.\.|\*\w+)?\s*((?:\w+\s*)*)")
-_REMEMBERED = 4096
+_REAL = re.compile(r"(?:\w+\.)?b?float\d\w*")  # isdtype knows neither bfloat16 nor float8
+_RESERVED = {"bool", "float", "int"}
+_REMEMBERED = 4096  # fingerprints a function
 
 
 class ShapeError(ValueError):
@@ -59,7 +61,7 @@ def parse(text: str) -> Spec:
     Spec(kind='int', bound='v', lead='...', axes=('T',))
     """
     match = _SPEC.fullmatch(text.strip())
-    if match is None:
+    if match is None or _RESERVED & set(match[5].split()):
         raise ValueError(f"shapes: a spec must be like 'bool ... m n' or 'int(v) T', got {text!r}")
     boolean, integer, bound, lead, axes = match.groups()
     sizes = tuple(int(a) if a.isdecimal() else a for a in axes.split())
@@ -72,7 +74,7 @@ def shapes(**specs: str) -> Callable[[T], T]:
 
     def decorate(target: Any) -> Any:
         if isinstance(target, type):
-            target.__shapes__ = parsed
+            target.__shapes__ = parsed  # type: ignore[attr-defined]
             return target
         return _checked(target, parsed)
 
@@ -87,7 +89,7 @@ def bind(owner: str, arrays: Mapping[str, Any], specs: Mapping[str, Spec]) -> di
     present = {name: arrays[name] for name in specs if arrays.get(name) is not None}
     for name, value in present.items():
         _check_kind(owner, name, value, specs[name].kind)
-    namespace(*present.values())
+    _check_library(owner, present)
     sizes: dict[str, tuple[Any, str]] = {}  # axis name -> (size, the argument it came from)
     for name, value in present.items():
         _check_shape(owner, name, tuple(value.shape), specs[name], sizes)
@@ -97,44 +99,59 @@ def bind(owner: str, arrays: Mapping[str, Any], specs: Mapping[str, Spec]) -> di
 def _check_kind(owner: str, name: str, value: Any, kind: str) -> None:
     if not is_array(value):
         raise TypeError(f"{owner}: {name} must be an array, got {type(value).__name__}")
-    if hasattr(namespace(value), "is_reading"):
+    xp = namespace(value)
+    if hasattr(xp, "is_reading"):
         return
     standard = {"real": "real floating", "int": "integral", "bool": "bool"}[kind]
-    if namespace(value).isdtype(value.dtype, standard):
+    if kind == "real" and _REAL.fullmatch(str(value.dtype)):
         return
-    if kind == "real" and _is_low_precision(value):
-        return
-    raise TypeError(f"{owner}: {name} must hold {standard} numbers, got dtype {value.dtype}")
+    try:
+        fits = xp.isdtype(value.dtype, standard)
+    except TypeError:  # a dtype that NumPy did not define, such as an integer of ml_dtypes
+        fits = False
+    if not fits:
+        raise TypeError(f"{owner}: {name} must hold {standard} numbers, got dtype {value.dtype}")
 
 
-def _is_low_precision(value: Any) -> bool:
-    """ml_dtypes' floats and the 16- and 8-bit floats of JAX, which isdtype may not know."""
-    return "float" in str(value.dtype)
+def _check_library(owner: str, present: Mapping[str, Any]) -> None:
+    """All arguments from the library of the first one."""
+    first, *others = present or {"": None}
+    for name in others:
+        try:
+            namespace(present[first], present[name])
+        except TypeError:
+            here, there = (library_of(present[n]) for n in (first, name))
+            raise TypeError(
+                f"{owner}: {name} must be of one library with {first}, which is {here}, got {there}"
+            ) from None
 
 
 def _check_shape(
     owner: str, name: str, shape: tuple[int, ...], spec: Spec, sizes: dict[str, tuple[Any, str]]
 ) -> None:
     count = len(spec.axes)
-    fits = len(shape) >= count if spec.lead else len(shape) == count
-    lead, trail = shape[: len(shape) - count], shape[len(shape) - count :]
-    pairs = list(zip(spec.axes, trail, strict=False))
-    if spec.lead not in (None, "..."):
-        pairs.insert(0, (spec.lead, lead))  # type: ignore[arg-type]
-    sources = []
-    for axis, size in pairs:
-        known = (axis, "") if isinstance(axis, int) else sizes.get(axis)
-        if known is None:
-            continue
-        fits = fits and known[0] == size
-        if known[1]:
-            sources.append(f"{axis} = {known[0]} from {known[1]}")
+    split = len(shape) - count
+    fits = split >= 0 if spec.lead else split == 0
+    found: dict[Any, Any] = {}
+    if fits:
+        named = (spec.lead,) if spec.lead not in (None, "...") else ()
+        lead = (shape[:split],) if named else ()
+        for axis, size in zip((*named, *spec.axes), (*lead, *shape[split:]), strict=True):
+            wanted = axis if isinstance(axis, int) else sizes.get(axis, (found.get(axis, size),))[0]
+            fits = fits and size == wanted
+            found[axis] = size
     if not fits:
-        origin = f" with {', '.join(sources)}" if sources else ""
-        raise ShapeError(f"{owner}: {name} must be {spec}{origin}, got {shape}")
-    for axis, size in pairs:
+        raise ShapeError(f"{owner}: {name} must be {spec}{_origin(spec, sizes)}, got {shape}")
+    for axis, size in found.items():
         if isinstance(axis, str):
             sizes.setdefault(axis, (size, name))
+
+
+def _origin(spec: Spec, sizes: Mapping[str, tuple[Any, str]]) -> str:
+    """Where the sizes that `spec` names came from."""
+    axes = dict.fromkeys(map(str, (spec.lead, *spec.axes)))
+    known = [f"{axis} = {sizes[axis][0]} from {sizes[axis][1]}" for axis in axes if axis in sizes]
+    return f" with {', '.join(known)}" if known else ""
 
 
 def _checked(function: Callable[..., Any], specs: dict[str, Spec]) -> Callable[..., Any]:
@@ -143,49 +160,63 @@ def _checked(function: Callable[..., Any], specs: dict[str, Spec]) -> Callable[.
     unknown = specs.keys() - signature.parameters.keys()
     if unknown:
         raise ValueError(f"shapes: {function.__qualname__} has no argument {sorted(unknown)}")
-    order = [(i, name) for i, name in enumerate(signature.parameters) if name in specs]
+    places = tuple(i for i, name in enumerate(signature.parameters) if name in specs)
     is_method = next(iter(signature.parameters), None) == "self"
-    passed: set[Any] = set()
-
-    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = signature.bind(*args, **kwargs).arguments
-        found = {name: bound.get(name) for name in specs}
-        every = dict(specs)
-        owner = function.__qualname__
-        if is_method:
-            cls = type(args[0])
-            owner = f"{cls.__name__}.{function.__name__}"
-            own = {f"{cls.__name__}.{n}": (n, s) for n, s in getattr(cls, "__shapes__", {}).items()}
-            every = {name: spec for name, (_, spec) in own.items()} | every
-            found |= {name: getattr(args[0], n) for name, (n, _) in own.items()}
-        bind(owner, found, every)
+    passed: set[Any] = set()  # fingerprints of the calls that the check has accepted
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        key: Any = None
         try:
-            if not kwargs:
-                key = [type(args[0])] if is_method else []
-                for i, _ in order:
-                    if i < len(args):
-                        a = args[i]
-                        key.append((type(a), a.dtype, a.shape) if a is not None else None)
-                if is_method:
-                    key.extend([getattr(args[0], n).shape for n in _fields(type(args[0]))])
-                key = tuple(key)
-                if key in passed:
-                    return function(*args)
+            values = [args[i] for i in places if i < len(args)]
+            if is_method:
+                own = args[0]
+                values += [getattr(own, name) for name in getattr(own, "__shapes__", ())]
+            key: Any = [None if v is None else (type(v), v.dtype, v.shape) for v in values]
+            for name in kwargs.keys() & specs.keys():
+                v = kwargs[name]
+                key += (name, v is not None and (type(v), v.dtype, v.shape))
+            key = (type(own) if is_method else None, *key)
+            accepted = key in passed
         except (AttributeError, IndexError, TypeError):
-            key = None  # no array, or None, where one belongs: the check will say so
-        check(args, kwargs)
-        if key is not None and len(passed) < _REMEMBERED:
-            passed.add(key)
+            key, accepted = None, False  # something is no array: the check will say what
+        if not accepted:
+            _check_call(function, signature, specs, args, kwargs)
+            if key is not None and len(passed) < _REMEMBERED:
+                passed.add(key)
         return function(*args, **kwargs)
 
     wrapper.__shapes__ = specs  # type: ignore[attr-defined]
     return wrapper
 
 
-@functools.cache
-def _fields(cls: Any) -> tuple[str, ...]:
-    return tuple(getattr(cls, "__shapes__", {}))
+def _check_call(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    specs: Mapping[str, Spec],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """`bind` the arguments of one call, a method's together with the fields of its object."""
+    owner = function.__qualname__
+    try:
+        arguments = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise TypeError(f"{owner}: {error}") from None
+    found: dict[str, Any] = {}
+    every: dict[str, Spec] = {}
+    if "self" in arguments:
+        cls = type(arguments["self"])
+        owner = f"{cls.__name__}.{function.__name__}"
+        for name, spec in getattr(cls, "__shapes__", {}).items():
+            found[f"{cls.__name__}.{name}"] = getattr(arguments["self"], name)
+            every[f"{cls.__name__}.{name}"] = spec
+    for name in specs:
+        found[name] = arguments.get(name)
+        if name in arguments and found[name] is None and not _admits_none(signature, name):
+            raise TypeError(f"{owner}: {name} must be an array, got None")
+    bind(owner, found, {**every, **specs})
+
+
+def _admits_none(signature: inspect.Signature, name: str) -> bool:
+    parameter = signature.parameters[name]
+    return parameter.default is None or type(None) in get_args(parameter.annotation)

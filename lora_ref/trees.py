@@ -41,6 +41,9 @@ def tree_map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     >>> import numpy as np
     >>> tree_map(lambda a, b: a - 0.1 * b, {"A": np.ones(2)}, {"A": np.ones(2)})
     {'A': array([0.9, 0.9])}
+
+    Errors:
+        ValueError if the trees branch differently.
     """
     if is_array(tree):
         return f(tree, *rest)
@@ -48,11 +51,16 @@ def tree_map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     if not found:
         return tree
     others = [children(other) for other in rest]
+    for other in others:
+        if other.keys() != found.keys():
+            raise ValueError(f"tree_map: trees differ, {[*found]} here and {[*other]} there")
     mapped = {n: tree_map(f, c, *(other[n] for other in others)) for n, c in found.items()}
     if is_dataclass(tree):
         return with_leaves(tree, **mapped)
     if isinstance(tree, dict):
         return dict(zip(tree, mapped.values(), strict=True))
+    if hasattr(tree, "_fields"):  # a named tuple takes its values one by one
+        return type(tree)(*mapped.values())
     return type(tree)(mapped.values())
 
 

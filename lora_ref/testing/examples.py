@@ -1,6 +1,6 @@
 """Example arguments, made from shape specs: what the checks and the strategies share.
 
-Sizes are pairwise different, because equal sizes hide transposes; the checks run every example a
+Sizes are pairwise different, because equal sizes hide transposes; the suite runs every example a
 second time with all sizes equal, because unequal ones turn a silent transpose into a crash.
 """
 
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..shapes import Spec
+from ..trees import tree_map
 
-DISTINCT = (11, 7, 3, 5, 2, 13, 4, 6, 8)  # given out to axis names in order of appearance
+DISTINCT = (11, 7, 3, 5, 2, 13, 4, 6, 8, 9, 10, 12)  # for axis names in order of appearance
 LEADING = (2, 3)
 SCALE = 5 / 3  # α = 5, r = 3
 
@@ -29,13 +30,37 @@ Make = Callable[[np.random.Generator], Case]
 
 
 def sizes_of(specs: Mapping[str, Spec], square: int | None = None) -> dict[str, int]:
-    """A size for every axis name: pairwise different, or all `square`."""
-    names = dict.fromkeys(axis for spec in specs.values() for axis in spec.axes)
-    names.update(dict.fromkeys(spec.bound for spec in specs.values() if spec.bound))
-    named = [n for n in names if isinstance(n, str)]
+    """A size for every axis name: pairwise different, or all `square`.
+
+    >>> from lora_ref.shapes import parse
+    >>> sizes_of({"x": parse("... n"), "W": parse("m n")})
+    {'n': 11, 'm': 7}
+    """
+    named = axis_names(specs)
     if square is not None:
         return dict.fromkeys(named, square)
+    if len(named) > len(DISTINCT):
+        raise ValueError(f"sizes_of: at most {len(DISTINCT)} axis names, got {len(named)}")
     return dict(zip(named, DISTINCT, strict=False))
+
+
+def axis_names(specs: Mapping[str, Spec]) -> list[str]:
+    """The names of all axes and of all bounds of integers, in order of appearance."""
+    axes = [str(axis) for spec in specs.values() for axis in spec.axes]
+    bounds = [spec.bound for spec in specs.values() if spec.bound]
+    return list(dict.fromkeys(name for name in (*axes, *bounds) if not name.isdecimal()))
+
+
+def shape_of(spec: Spec, sizes: Mapping[str, int], leading: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a spec has at these sizes, behind these leading axes."""
+    lead = leading if spec.lead else ()
+    return lead + tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.axes)
+
+
+def bound_of(spec: Spec, sizes: Mapping[str, int]) -> int:
+    """What the integers of an ``int(v)`` spec stay below, at these sizes."""
+    bound = str(spec.bound)
+    return int(bound) if bound.isdecimal() else sizes[bound]
 
 
 def draw(
@@ -45,22 +70,19 @@ def draw(
     leading: tuple[int, ...] = LEADING,
 ) -> np.ndarray:
     """A random array of the spec's shape and kind; floats are N(0, 1), all of them generic."""
-    lead = leading if spec.lead else ()
-    shape = lead + tuple(a if isinstance(a, int) else sizes[a] for a in spec.axes)
+    shape = shape_of(spec, sizes, leading)
     if spec.kind == "bool":
         return rng.random(shape) < 0.7
     if spec.kind == "int":
-        assert spec.bound is not None
-        bound = int(spec.bound) if spec.bound.isdecimal() else sizes[spec.bound]
-        return rng.integers(0, bound, size=shape)
-    return rng.standard_normal(shape)
+        return rng.integers(0, bound_of(spec, sizes), size=shape)
+    return np.asarray(rng.standard_normal(shape))
 
 
 def function_case(
     f: Callable[..., Any], rng: np.random.Generator, square: int | None = None
 ) -> Case:
     """Arguments for a function whose positional arguments all have a spec."""
-    specs: Mapping[str, Spec] = f.__shapes__
+    specs: Mapping[str, Spec] = f.__shapes__  # type: ignore[attr-defined]
     sizes = sizes_of(specs, square)
     return Case(f, tuple(draw(spec, sizes, rng) for spec in specs.values()))
 
@@ -68,9 +90,18 @@ def function_case(
 def adapter_case(cls: Any, rng: np.random.Generator, square: int | None = None) -> Case:
     """(adapter, (x, W)) for an adapter class, every field at a generic point."""
     call = cls.apply.__shapes__
-    specs = {**cls.__shapes__, **call}
-    sizes = sizes_of(specs, square)
+    sizes = sizes_of({**cls.__shapes__, **call}, square)
     arrays = {name: draw(spec, sizes, rng) for name, spec in cls.__shapes__.items()}
     static = {f.name: SCALE for f in fields(cls) if f.name == "scale"}
     x, W = (draw(call[name], sizes, rng) for name in ("x", "W"))
     return Case(cls(**arrays, **static), (x, W))
+
+
+def converted(make: Make, to_library: Callable[[np.ndarray], Any]) -> Make:
+    """`make`, with every array of its case converted: to another library, or to read-only."""
+
+    def make_there(rng: np.random.Generator) -> Case:
+        case = make(rng)
+        return Case(tree_map(to_library, case.target), tree_map(to_library, case.args))
+
+    return make_there

@@ -1,0 +1,198 @@
+"""The report as one page: no script, no network, readable in light and dark.
+
+Everything that comes from a file is escaped: names of tensors are hostile input. Control
+characters, which HTML cannot hold, and the characters that turn the direction of text are shown
+by their escapes.
+
+Limits:
+    the maps of the first `MOST_MAPS` wrong tensors are drawn; the table has all of them
+"""
+
+from collections.abc import Iterator
+from html import escape
+
+from .error_map import bounds_for, draw, level_names
+from .judge import BUG, Verdict
+from .printable import printable
+from .report_style import STYLE
+from .summary import (
+    STATUSES,
+    Case,
+    compressed,
+    conclusion,
+    figures,
+    groups,
+    headline,
+    overall,
+    short,
+    swallowed_text,
+    touched,
+    ulps_text,
+)
+from .verify import Report
+
+MOST_MAPS = 60
+
+
+def as_html(report: Report, *, strict: bool, version: str) -> bytes:
+    """The report as a self-contained page in UTF-8."""
+    status = overall(report)
+    body = [
+        f'<header><p class="what">lora-ref verify {_text(version)}</p>',
+        f'<h1 class="{status}">{_text(conclusion(report, strict))}</h1>',
+        _inputs(report),
+        "</header>",
+        _counts(report),
+        *_notes(report),
+        *_diagnoses(report),
+        _table(report),
+        *_maps(report),
+        f"<footer>{_text(FIGURES)}</footer>",
+    ]
+    page = PAGE.format(style=STYLE, body="\n".join(body))
+    return page.encode("utf-8", "backslashreplace")
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>lora-ref verify</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+FIGURES = (
+    "c is the least-squares multiple of the update that is in MERGED (1 is right); ρ is what no "
+    "multiple explains, in units of the update; ulps is the largest error in steps of the stored "
+    "dtype; rounded is the share of the elements that are the correctly rounded value."
+)
+
+
+def _text(value: object) -> str:
+    return escape(printable(str(value)))
+
+
+def _name(name: str) -> str:
+    """A tensor's name that may be broken after its dots."""
+    return _text(name).replace(".", ".<wbr>")
+
+
+def _inputs(report: Report) -> str:
+    rows = (("BASE", report.base), ("ADAPTER", report.adapter), ("MERGED", report.merged))
+    cells = "".join(f"<dt>{key}</dt><dd><code>{_text(path)}</code></dd>" for key, path in rows)
+    return f"<dl>{cells}</dl>"
+
+
+def _counts(report: Report) -> str:
+    tiles = "".join(
+        f'<li class="{s}{"" if report.count(s) else " none"}"><b>{report.count(s):,}</b> {s}</li>'
+        for s in STATUSES
+    )
+    said = swallowed_text(report)
+    return f'<ul class="counts">{tiles}</ul>' + (f"<p>{_text(said)}</p>" if said else "")
+
+
+def _notes(report: Report) -> Iterator[str]:
+    if report.notes:
+        items = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
+        yield f"<h2>Notes</h2><ul>{items}</ul>"
+
+
+def _diagnoses(report: Report) -> Iterator[str]:
+    found = groups(report)
+    if not found:
+        return
+    yield "<h2>Diagnoses</h2>"
+    for group in found:
+        cases = "".join(map(_case, group.cases))
+        title = _text(headline(report, group))
+        yield f'<section class="diagnosis"><h3>{title}</h3>{cases}</section>'
+
+
+def _case(case: Case) -> str:
+    also = f". The same data also fit: {', '.join(case.also)}" if case.also else ""
+    evidence = _text(f"{'; '.join(case.how)}{also}.")
+    names = "".join(f"<li><code>{_name(name)}</code></li>" for name in compressed(case.names))
+    return f'<p class="formula">{_text(case.formula)}</p><p>{evidence}</p><ul>{names}</ul>'
+
+
+def _table(report: Report) -> str:
+    shown = [v for v in report.verdicts if touched(v) or v.status == BUG]
+    rest = [v for v in report.verdicts if not touched(v) and v.status != BUG]
+    head = "".join(
+        f"<th{' class=n' if numeric else ''}>{title}</th>"
+        for title, numeric in (
+            ("tensor", False),
+            ("verdict", False),
+            ("c", True),
+            ("ρ", True),
+            ("ulps", True),
+            ("rounded", True),
+            ("recipe or diagnosis", False),
+        )
+    )
+    head = f"<thead><tr>{head}</tr></thead>"
+    parts = [f"<h2>Tensors</h2><div class=wide><table>{head}{_rows(shown)}</table></div>"]
+    if rest:
+        title = f"{len(rest):,} more that the adapter leaves alone, none of them a bug"
+        table = f"<div class=wide><table>{head}{_rows(rest)}</table></div>"
+        parts.append(f"<details><summary>{title}</summary>{table}</details>")
+    return "".join(parts)
+
+
+def _rows(verdicts: list[Verdict]) -> str:
+    return f"<tbody>{''.join(_row(v) for v in verdicts)}</tbody>"
+
+
+def _row(verdict: Verdict) -> str:
+    cells = "".join(f"<td class=n>{figure}</td>" for figure in figures(verdict.measure))
+    return (
+        f"<tr><td><code>{_name(verdict.name)}</code></td>"
+        f'<td><span class="badge {verdict.status}">{verdict.status}</span></td>'
+        f"{cells}<td>{_text(short(verdict))}</td></tr>"
+    )
+
+
+def _maps(report: Report) -> Iterator[str]:
+    bad = [
+        v
+        for v in report.verdicts
+        if v.status == BUG and v.measure is not None and v.measure.error_map.any()
+    ]
+    if not bad:
+        return
+    yield "<h2>Where the errors are</h2>"
+    bounds = bounds_for(v.measure.worst_ulps for v in bad if v.measure is not None)
+    labels = enumerate(level_names(bounds))
+    swatches = "".join(f'<li><i class="e{k}"></i>{_text(label)}</li>' for k, label in labels)
+    yield f'<ul class="legend">{swatches}<li class="unit">largest error, in ulps</li></ul>'
+    yield '<div class="maps">'
+    for verdict in bad[:MOST_MAPS]:
+        yield _map(verdict, bounds)
+    yield "</div>"
+    if len(bad) > MOST_MAPS:
+        yield f"<p>{len(bad) - MOST_MAPS:,} more wrong tensors are in the table.</p>"
+
+
+def _map(verdict: Verdict, bounds: list[float]) -> str:
+    m = verdict.measure
+    if m is None:
+        return ""
+    row, column = m.worst_at
+    rows = int(verdict.info.shape[0]) if verdict.info and verdict.info.shape else 1
+    # Experts are drawn below one another, as many rows as the matrix has.
+    rows = max(rows, row + 1)
+    columns = max(column + 1, m.elements // max(1, rows))
+    worst = f"worst {ulps_text(m.worst_ulps)} ulps at row {row:,}, column {column:,}"
+    return (
+        f"<figure>{draw(m.error_map, bounds, rows, columns)}<figcaption>"
+        f"<code>{_name(verdict.name)}</code><br>{_text(verdict.text)}<br>{worst}"
+        f"</figcaption></figure>"
+    )

@@ -1,0 +1,123 @@
+"""The report as JSON, for programs. The schema is described in docs/verify.md.
+
+The same inputs give the same bytes: there is no time stamp in it.
+
+Limits:
+    JSON has no NaN and no infinity: they are the strings "NaN", "Infinity" and "-Infinity"; a
+    figure that is not defined (c where there is no update) is null. Error maps are left out.
+"""
+
+import json
+import math
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint.peft_config import LoraConfig
+from .judge import Verdict
+from .summary import STATUSES, exit_status, groups, headline, overall, swallowed
+from .verify import Report
+
+SCHEMA = "lora-ref/verify"
+SCHEMA_VERSION = 1
+
+
+def as_json(report: Report, config: LoraConfig, *, strict: bool, version: str) -> bytes:
+    """The report as indented ASCII JSON with a final newline; `config` is the adapter's."""
+    fields = as_fields(report, config, strict=strict, version=version)
+    text = json.dumps(fields, indent=2, allow_nan=False)
+    return f"{text}\n".encode("ascii")
+
+
+def as_fields(report: Report, config: LoraConfig, *, strict: bool, version: str) -> dict[str, Any]:
+    """The report as what `json` can write."""
+    missing = swallowed(report)
+    fields = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "versions": {
+            "lora_ref": version,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "inputs": {"base": report.base, "adapter": report.adapter, "merged": report.merged},
+        "adapter": _settings(config),
+        "strict": strict,
+        "verdict": overall(report),
+        "exit_status": exit_status(report, strict),
+        "counts": {status: report.count(status) for status in STATUSES},
+        "swallowed": asdict(missing),
+        "notes": list(report.notes),
+        "diagnoses": [
+            {
+                "name": group.name,
+                "summary": headline(report, group),
+                "cases": [asdict(case) for case in group.cases],
+            }
+            for group in groups(report)
+        ],
+        "tensors": [_tensor(verdict) for verdict in report.verdicts],
+    }
+    return _plain(fields)
+
+
+def _settings(config: LoraConfig) -> dict[str, Any]:
+    """The settings that decide numbers, as they were read."""
+    return {
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "use_rslora": config.use_rslora,
+        "rank_pattern": dict(config.rank_pattern),
+        "alpha_pattern": dict(config.alpha_pattern),
+        "bias": config.bias,
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "modules_to_save": list(config.modules_to_save),
+        "target_modules": config.target_modules,
+        "target_parameters": list(config.target_parameters),
+    }
+
+
+def _tensor(verdict: Verdict) -> dict[str, Any]:
+    info, figures = verdict.info, verdict.measure
+    return {
+        "name": verdict.name,
+        "verdict": verdict.status,
+        "text": verdict.text,
+        "module": verdict.module,
+        "dtype": info.dtype if info else None,
+        "shape": list(info.shape) if info else None,
+        "recipe": verdict.recipe,
+        "measure": None
+        if figures is None
+        else {
+            "elements": figures.elements,
+            "c": figures.c,
+            "rho": figures.rho,
+            "correctly_rounded": figures.correctly_rounded,
+            "worst_ulps": figures.worst_ulps,
+            "worst_at": list(figures.worst_at),
+            "relative_update": figures.relative_update,
+            "decidable": figures.decidable,
+            "unchanged": figures.unchanged,
+            "not_finite": figures.not_finite,
+        },
+        "diagnoses": [
+            {"name": d.name, "formula": d.formula, "explained": d.explained, "how": d.how}
+            for d in verdict.diagnoses
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """`value` of Python's own types, with the strings of the module for what is not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
