@@ -132,6 +132,7 @@ def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             panel.scatter(size, [row[name] for row in mine], s=10, label=f"batch {batch}")
         panel.axhline(1, color="black", linewidth=0.8)
         panel.set(title=name, xscale="log", yscale="log", xlabel="embedding × hidden")
+        panel.minorticks_off()
         panel.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
     panels_left = panels[0] if len(names) > 1 else panels
     panels_left.set_ylabel("ratio of times (below 1: our LoRA is faster)")
@@ -176,6 +177,8 @@ def main() -> None:
     args = parsed()
     timing.restart_with_threads(args.threads)
     start = time.perf_counter()
+    if args.out:
+        (args.out / "attention_grid.jsonl").unlink(missing_ok=True)
     rows = list(run(args))
     found = summary(rows)
     packages = {"jax", "torch"} & {m for m in ("jax", "torch") if importlib.util.find_spec(m)}

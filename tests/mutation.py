@@ -34,8 +34,8 @@ ROOT = Path(__file__).parent.parent
 PRELOADED = ("scipy.special", "hypothesis", "array_api_compat.numpy", "ml_dtypes")
 TIMEOUT = 60  # seconds a mutant; one that hangs is noticed
 TESTS = {
-    "adapters": ["tests/test_adapters.py", "tests/adapters"],
-    "layers": ["tests/test_layers.py", "tests/layers", "tests/test_adapters.py"],
+    "adapters": ["tests/test_adapters.py", "tests/adapters", "tests/test_properties.py"],
+    "layers": ["tests/test_layers.py", "tests/layers", "tests/test_adapters.py", "tests/adapters"],
 }
 NUMPY_ONLY = "not read_only and not strict and not torch and not jax and not cupy"
 SWAPS = {

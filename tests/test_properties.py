@@ -117,6 +117,24 @@ def test_the_two_scales_are_alpha_over_r_and_alpha_over_root_r(alpha, rank):
     assert type(s) is type(stabilised) is float
 
 
+@given(st.integers(1, 8), st.integers(8, 64), st.integers(0, 99))
+def test_init_spreads_a_over_its_interval_and_leaves_the_weight_alone(rank, n, seed):
+    W, bound = np.random.default_rng(seed).standard_normal((5, n)), n**-0.5
+    lora = LoRA.init(W, rank, 5.0, np.random.default_rng(seed))
+    assert -bound <= lora.A.min() < -bound / 4
+    assert bound / 4 < lora.A.max() <= bound
+    assert np.array_equal(lora.merge(W), W)
+    assert lora.scale == scaling(5.0, rank)
+
+
+@pytest.mark.parametrize("init", [LoRA.init, LoRA.init_gaussian])
+def test_a_rank_of_one_is_a_rank_and_zero_is_none(init, rng):
+    W = np.ones((5, 7))
+    assert init(W, 1, 5.0, rng).A.shape == (1, 7)
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+        init(W, 0, 5.0, rng)
+
+
 @given(adapter_cases(LoRA, leading=st.tuples(st.integers(2, 4))), st.data())
 def test_nan_in_one_row_of_x_reaches_that_row_of_y_and_dx_only(case, data):
     x, W = case.args

@@ -45,10 +45,10 @@ def attention(
         w = recomputed(p)  # as stored, or exp(z − logsumexp z) again
         dv = w.mT @ do
         dp = do @ v.mT  # (*batch, T, S)
-        D = either(
+        D = either(  # the first is exact where p is one-hot, the second is flash-attention's
             xp,
-            lambda: xp.sum(do * o, axis=-1, keepdims=True),
             lambda: xp.sum(dp * w, axis=-1, keepdims=True),
+            lambda: xp.sum(do * o, axis=-1, keepdims=True),
         )
         dz = s * (w * (dp - D))
         return dz @ k, dz.mT @ q, dv

@@ -7,7 +7,7 @@ So backward returns each of them as a `Product`, and what nobody asks for is nev
 
 Math:
     p = softmax(c q kᵀ)        o = p v                       c = 1/√d
-    dz = p ∘ (do vᵀ − D)       D = ⟨do, o⟩ by row
+    dp = do vᵀ                 dz = p ∘ (dp − ⟨dp, p⟩ by row)
     dq = dz (c k)              dk = dzᵀ (c q)                dv = pᵀ do
 Shapes:
     q, k (N, d)   v (N, m)   o (N, m)
@@ -58,8 +58,8 @@ def factored_attention(q: Array, k: Array, v: Array) -> tuple[Array, Backward]:
     o = p @ v
 
     def backward(do):
-        D = xp.sum(do * o, axis=-1, keepdims=True)
-        dz = p * (do @ v.T - D)  # (N, N)
+        dp = do @ v.T  # (N, N)
+        dz = p * (dp - xp.sum(dp * p, axis=-1, keepdims=True))
         return Product(dz, k_scaled), Product(dz.T, c * q), Product(p.T, do)
 
     return o, backward

@@ -129,7 +129,10 @@ class Envelope:
 
 
 def envelope(pair: Pair, update: LowRank) -> Envelope:
-    """One pass: the bound of any order of the same roundings, and the regression on the update."""
+    """The bound of any order of the same roundings, and the regression on the update.
+
+    One pass, which ends where the first elements are outside: nothing else matters then.
+    """
     u = 2.0**-pair.grid.precision
     outside, along, wanted, scatter = 0, 0.0, 0.0, 0.0
     for rows in row_blocks(pair.shape):
@@ -140,6 +143,8 @@ def envelope(pair: Pair, update: LowRank) -> Envelope:
         bound = half * (1 + 2 * u) + pair.grid.ulp(W) / 2 + 3 * pair.grid.ulp(D) / 2
         bound += (3 * u + (update.rank + 2) * 2.0**-24) * size
         outside += int((~(np.abs(M - (W + D)) <= bound)).sum())
+        if outside:
+            break
         rest = M - pair.grid.round(W + D)
         along += float(np.vdot(rest, D))
         wanted += float(np.vdot(D, D))

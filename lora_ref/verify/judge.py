@@ -86,14 +86,23 @@ def _explained(
 
 def _unexplained(suspect: Suspect, module: str | None, rng: np.random.Generator) -> Verdict:
     name, figures = suspect.name, suspect.measure
+    bound = envelope(suspect.pair, suspect.update)
     found = diagnose(suspect, rng)
-    if not any(d.explained == 1.0 for d in found):
-        bound = envelope(suspect.pair, suspect.update)
-        if bound.holds:
-            text = "no recipe known, inside the rounding envelope"
-            return Verdict(name, ROUNDING, text, module, figures, text)
+    proved = any(d.explained == 1.0 for d in found)
+    if bound.holds and suspect.adapted:
+        return _inside(suspect, module, found if proved else [])
+    if not proved:
         found = _fallback(suspect, bound, found, rng)
     return Verdict(name, BUG, _said(found), module, figures, diagnoses=found)
+
+
+def _inside(suspect: Suspect, module: str | None, found: list[Diagnosis]) -> Verdict:
+    """Inside the envelope: an order of rounding that is not in the table, or too little to tell."""
+    recipe = "no recipe known, inside the rounding envelope"
+    if not found:
+        return Verdict(suspect.name, ROUNDING, recipe, module, suspect.measure, recipe)
+    text = f"an order of rounding that no recipe has, or {found[0].name}: too little shows to tell"
+    return Verdict(suspect.name, UNDECIDABLE, text, module, suspect.measure)
 
 
 def _fallback(

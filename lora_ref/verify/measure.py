@@ -36,7 +36,7 @@ def take_from(t: np.ndarray) -> Take:
     """How to read rows and columns of a stored matrix in float64."""
 
     def take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
-        contiguous = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
+        contiguous = len(rows) > 0 and bool((np.diff(rows) == 1).all())
         block = t[rows[0] : rows[-1] + 1] if contiguous else t[rows]
         return np.asarray(block[:, columns], dtype=np.float64)
 

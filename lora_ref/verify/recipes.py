@@ -81,11 +81,11 @@ def _rounded_all(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float
 
 
 def _scale_in_left(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
-    return r.store(s * r.store(part.L)), r.store(part.R), 1.0
+    return r.store(r.scaled(s, r.store(part.L))), r.store(part.R), 1.0
 
 
 def _scale_in_right(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
-    return r.store(part.L), r.store(s * r.store(part.R)), 1.0
+    return r.store(part.L), r.store(r.scaled(s, r.store(part.R))), 1.0
 
 
 def _once(r: Rounding, W: Array, p: Array, s: float) -> Array:
@@ -175,6 +175,8 @@ RECIPES = (
         _scale_in_right,
     ),
 )
+
+ACCUMULATED, DELTA_FIRST = RECIPES[1], RECIPES[2]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ Limits:
     the maps of the first `MOST_MAPS` wrong tensors are drawn; the table has all of them
 """
 
+import math
 from collections.abc import Iterator
 from html import escape
 
 from .error_map import bounds_for, draw, level_names
 from .judge import BUG, Verdict
+from .measure import MAP, Measure
 from .printable import printable
 from .report_style import STYLE
 from .summary import (
@@ -186,13 +188,28 @@ def _map(verdict: Verdict, bounds: list[float]) -> str:
     if m is None:
         return ""
     row, column = m.worst_at
-    rows = int(verdict.info.shape[0]) if verdict.info and verdict.info.shape else 1
-    # Experts are drawn below one another, as many rows as the matrix has.
-    rows = max(rows, row + 1)
-    columns = max(column + 1, m.elements // max(1, rows))
+    rows, columns = _matrix_shape(verdict.info.shape if verdict.info else (), m)
     worst = f"worst {ulps_text(m.worst_ulps)} ulps at row {row:,}, column {column:,}"
     return (
         f"<figure>{draw(m.error_map, bounds, rows, columns)}<figcaption>"
         f"<code>{_name(verdict.name)}</code><br>{_text(verdict.text)}<br>{worst}"
         f"</figcaption></figure>"
     )
+
+
+def _matrix_shape(shape: tuple[int, ...], m: Measure) -> tuple[int, int]:
+    """The matrix that a tensor was measured as: its first axis and the rest, or experts stacked.
+
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> seen = SimpleNamespace(elements=480, error_map=np.zeros((32, 10)), worst_at=(40, 3))
+    >>> _matrix_shape((8, 6, 10), seen)
+    (48, 10)
+    """
+    for axes in range(1, max(2, len(shape))):
+        rows = math.prod(shape[:axes])
+        columns = m.elements // max(1, rows)
+        fits = m.worst_at[0] < max(1, rows) and m.worst_at[1] < max(1, columns)
+        if fits and m.error_map.shape == (min(MAP, max(1, rows)), min(MAP, max(1, columns))):
+            return rows, columns
+    return m.error_map.shape

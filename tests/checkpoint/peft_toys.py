@@ -1,9 +1,14 @@
 """Small PyTorch models, one for each layout in which PEFT saves factors, and what it then saves."""
 
-import torch
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.pytorch_utils import Conv1D
+import pytest
+
+# pytest looks for doctests here too, also where there are no peers.
+torch = pytest.importorskip("torch", reason="PyTorch is in the [peers] extra")
+pytest.importorskip("transformers", reason="transformers is in the [peers] extra")
+
+from torch import nn  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 GATE, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 

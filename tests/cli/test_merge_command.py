@@ -67,6 +67,18 @@ def test_no_number_of_the_dtype_is_nearer_to_the_exact_merge(tmp_path, dtype):
                 assert off <= abs(Fraction(float(other)) - exact)
 
 
+def test_an_element_just_above_a_tie_is_rounded_once_and_not_through_float32(tmp_path):
+    B = np.zeros((11, 3), "float32")
+    B[0, 0] = 2.0**-8 + 2.0**-30  # 1 + this is half way between 1 and 1 + 2⁻⁷, and a little more
+    A = np.ones((3, 7), "float32")
+    base = save_model(tmp_path / "base", {"layer.0.q.weight": np.ones((11, 7), BFLOAT16)})
+    adapter = save_adapter(tmp_path / "adapter", {"layer.0.q": (A, B)}, lora_alpha=3)
+    merge(base, adapter, str(tmp_path / "out"))
+    merged = Checkpoint.open(tmp_path / "out").tensor("layer.0.q.weight").astype("float64")
+    assert merged[0].tolist() == [1 + 2.0**-7] * 7
+    assert merged[1:].tolist() == [[1.0] * 7] * 10
+
+
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("wanted", [None, *DTYPES])
 def test_a_merge_verifies_as_exact_in_every_dtype(tmp_path, stored, wanted):

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from small_models import weights as base_weights
 from test_verify_command import HOSTILE, hostile_three, not_applied, twice
 
 from lora_ref.cli import verify_command
+from lora_ref.verify.error_map import bounds_for, draw
 from lora_ref.verify.report_json import SCHEMA, SCHEMA_VERSION
 
 
@@ -95,6 +97,24 @@ def test_the_page_draws_a_map_for_each_wrong_tensor_and_says_the_diagnosis(tmp_p
     assert "applied twice: all 3 adapted tensors" in page.text
     assert "script" not in page.tags
     assert "link" not in page.tags
+
+
+def test_the_map_has_one_dark_cell_for_one_wrong_element():
+    errors = np.zeros((4, 8))
+    errors[2, 5] = 300.0
+    svg = draw(errors, bounds_for([300.0]), rows=4, columns=8)
+    cells = dict(re.findall(r'<path class="e(\d)" d="([^"]*)"', svg))
+    assert set(cells) == {"0", "5"}
+    side = 24  # of a cell where the tensor is small
+    assert cells["5"] == f"M{5 * side} {2 * side}h{side}v{side}h-{side}z"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 96), (96, 3), (70_000, 33)])
+def test_the_axes_of_a_map_are_numbered_from_zero_within_the_tensor(rows, columns):
+    svg = draw(np.zeros((min(rows, 32), min(columns, 32))), bounds_for([]), rows, columns)
+    numbers = [int(n) for n in re.findall(r">(\d+)</text>", svg)]
+    assert numbers.count(0) == 2
+    assert max(numbers) < max(rows, columns)
 
 
 def test_the_page_of_a_right_merge_has_no_map(tmp_path):

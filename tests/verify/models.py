@@ -42,7 +42,7 @@ def convolution(B: np.ndarray, A: np.ndarray, multiply: Multiply) -> np.ndarray:
 
 
 def bias(B: np.ndarray, A: np.ndarray, multiply: Multiply) -> np.ndarray:
-    return multiply(B[:, None], np.ones((1, 1), A.dtype))[:, 0]
+    return multiply(B[:, None], A)[:, 0]
 
 
 def experts(count: int, *, inputs_first: bool) -> Callable[..., np.ndarray]:
@@ -82,6 +82,7 @@ class Case:
     targets: dict[str, Target] = field(default_factory=dict)
     replaced: dict[str, np.ndarray] = field(default_factory=dict)
     rows: dict[str, tuple[list[int], np.ndarray]] = field(default_factory=dict)
+    ranks: dict[str, tuple[int, float]] = field(default_factory=dict)  # r and α of each target
     size: float = 0.05  # ‖s BA‖ / ‖W‖
 
     def weight(self, rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> None:
@@ -114,7 +115,7 @@ class Case:
         B *= self.size * np.std(W) / np.std(s * place(B, A, matmul))
         A, B = A.astype(np.float32), B.astype(np.float32)
         self.adapter[f"{P}{path}{keys[0]}"], self.adapter[f"{P}{path}{keys[1]}"] = A, B
-        self.targets[name] = Target(A, B, s, place)
+        self.targets[name], self.ranks[name] = Target(A, B, s, place), (r, alpha)
 
     def cast(self, dtype: str) -> "Case":
         """The same with every base tensor in `dtype`."""

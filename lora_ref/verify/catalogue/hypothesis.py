@@ -92,7 +92,8 @@ class Suspect:
 
     def others(self) -> Iterator[str]:
         """Other base tensors of the same shape: same name in other layers first."""
-        own = tuple(self.around.tensors[self.name])
+        # A tensor that the adapter brings along, or that is tied, is not among the base's.
+        own = tuple(self.around.tensors.get(self.name, self.pair.shape))
         last = self.name.rsplit(".", 2)[-2:]
         same = [n for n, s in self.around.tensors.items() if tuple(s) == own and n != self.name]
         yield from sorted(same, key=lambda n: n.rsplit(".", 2)[-2:] != last)[:OTHERS]

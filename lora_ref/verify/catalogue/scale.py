@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..measure import sample_of
+from ..measure import Take, sample_of
+from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way, in_order
 from ..updates import EVERY, Columns, LowRank
 from .hypothesis import Hypothesis, Suspect
 
@@ -38,17 +39,18 @@ def wrong_scale(suspect: Suspect) -> Iterator[Hypothesis]:
             yield Hypothesis(
                 label.split(":")[0], _formula(update, value, labels), _scaled(update, value)
             )
-    for value in _fitted(suspect):
-        times = value / update.scale
+    for times in _fitted(suspect):
+        value = times * update.scale
         formula = f"W + {value:.6g}·BA, {times:.4g} times s·BA with s = {convention(update)}"
-        yield Hypothesis("scale", formula, _scaled(update, value))
+        yield Hypothesis("scale", formula, _scaled(update, value), tolerated=NEARLY_ALL)
 
 
 def _fitted(suspect: Suspect) -> Iterator[float]:
-    """The scale t that leaves nothing of the update in M − round(W + t BA), by iteration.
+    """Multiples t of s: all that explain every element of a sample, else those nearest to it.
 
-    Rounding W + t BA before comparing makes this work where the grid swallows a part of the
-    update, which the projection c does not.
+    M = round(W + t D) says of each element between which numbers t is, and where those intervals
+    meet is t. Where they do not, t leaves nothing of the update in M − round(W + t D), which is
+    iterated: that works on grids that swallow a part of the update, where the projection c fails.
     """
     rows, columns = sample_of(suspect.pair.shape, np.random.default_rng(1), SAMPLE)
     W, M = suspect.pair.base(rows, columns), suspect.pair.merged(rows, columns)
@@ -56,31 +58,62 @@ def _fitted(suspect: Suspect) -> Iterator[float]:
     size = float(np.vdot(D, D))
     if size == 0 or not np.isfinite(M).all():
         return
+    for steps in (0.5, 1.0):
+        low, high = _meeting(W, M, D, steps * suspect.pair.grid.ulp(M))
+        if low < high:
+            yield _shortest(low, high)
+            return
     times = float(np.vdot(M - W, D)) / size
     for _ in range(ITERATIONS):
         times += float(np.vdot(M - suspect.pair.grid.round(W + times * D), D)) / size
     for digits in (2, 3, 4):
-        yield float(f"{times:.{digits}g}") * suspect.update.scale
+        yield float(f"{times:.{digits}g}")
+
+
+def _meeting(
+    W: np.ndarray, M: np.ndarray, D: np.ndarray, reach: np.ndarray
+) -> tuple[float, float]:
+    """The t with |W + t D − M| <= reach everywhere, as (lowest, highest)."""
+    some = D != 0
+    ends = (M[some] - W[some] + np.array([[-1.0], [1.0]]) * reach[some]) / D[some]
+    return float(ends.min(axis=0).max()), float(ends.max(axis=0).min())
+
+
+def _shortest(low: float, high: float) -> float:
+    """The number of fewest decimal digits from low to high; their mean if none has under 16."""
+    middle = (low + high) / 2
+    for digits in range(1, 16):
+        found = float(f"{middle:.{digits}g}")
+        if low <= found <= high:
+            return found
+    return middle
 
 
 def repeated(suspect: Suspect) -> Iterator[Hypothesis]:
     """Merged twice one after the other, or merged and unmerged, with a rounding in between."""
     if not suspect.adapted:
         return
-    grid, take, update = suspect.pair.grid, suspect.pair.base, suspect.update
-
-    def merged_once(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
-        return grid.round(take(rows, columns) + update.delta(rows, columns))
-
-    def delta_first(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
-        return grid.round(take(rows, columns) + grid.round(update.delta(rows, columns)))
-
+    update = suspect.update
     back = update.with_scale(-update.scale)
-    for base in (merged_once, delta_first):
+    for recipe in (ACCUMULATED, DELTA_FIRST):
+        base = _merged_once(suspect, recipe)
         again = "round(round(W + s·BA) + s·BA)"
         yield Hypothesis("applied twice", again, update, base, NEARLY_ALL)
         undone = "round(round(W + s·BA) − s·BA)"
         yield Hypothesis("merged and unmerged again", undone, back, base, NEARLY_ALL)
+
+
+def _merged_once(suspect: Suspect, recipe: Recipe) -> Take:
+    """The right merge by one recipe, as the base of what was done to it afterwards."""
+    update, grid = suspect.update, suspect.pair.grid
+    way = Way(recipe, grid, grid)
+
+    def take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        W = suspect.pair.base(rows, columns)
+        product = *update.product(rows, columns), in_order(update, rows, columns)
+        return way.interval(W, product, update.scale, update.rank)[0]
+
+    return take
 
 
 def convention(update: LowRank) -> str:
