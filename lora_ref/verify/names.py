@@ -41,6 +41,8 @@ class Shift:
 def find_shift(wanted: Iterable[str], known: Iterable[str]) -> Shift:
     """The shift that takes the most of `wanted` to names that are `known`; none if none helps.
 
+    The last two parts of a name, a module's and its parameter's, are never dropped.
+
     >>> find_shift(["bert.a.weight", "bert.b.weight"], ["a.weight", "b.weight"])
     Shift(drop='bert.', add='')
     """
@@ -48,12 +50,12 @@ def find_shift(wanted: Iterable[str], known: Iterable[str]) -> Shift:
     by_end: dict[str, list[str]] = {}
     for name in have:
         parts = name.split(".")
-        for i in range(1, min(len(parts), 4)):
+        for i in range(1, min(len(parts) - 1, 4)):
             by_end.setdefault(".".join(parts[i:]), []).append(".".join(parts[:i]) + ".")
     votes: Counter[Shift] = Counter()
     for name in wanted:
         parts = name.split(".")
-        for i in range(min(len(parts), 4)):
+        for i in range(min(len(parts) - 1, 4)):
             drop = "".join(f"{part}." for part in parts[:i])
             rest = name.removeprefix(drop)
             if rest in have:

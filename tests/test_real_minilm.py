@@ -1,25 +1,25 @@
 """The main job on a real model: merges of the whole MiniLM, right ones and wrong ones."""
 
-import minilm
 import pytest
-from minilm_mutations import MUTATIONS
+import real_minilm
+from real_minilm_mutations import MUTATIONS
 
 from lora_ref.verify import BUG, EXACT, ROUNDING, verify
 
 pytestmark = pytest.mark.peers
-TRAINED = sorted(p.name for p in minilm.ADAPTERS.iterdir())
+TRAINED = sorted(p.name for p in real_minilm.ADAPTERS.iterdir())
 
 
 def judged(merged, adapter="qv"):
-    return verify(str(minilm.base_path()), str(minilm.ADAPTERS / adapter), str(merged))
+    return verify(str(real_minilm.base_path()), str(real_minilm.ADAPTERS / adapter), str(merged))
 
 
 @pytest.mark.parametrize("safe", [False, True], ids=["unsafe", "safe"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("adapter", TRAINED)
 def test_a_merge_by_peft_is_explained_bit_by_bit_for_every_tensor(adapter, dtype, safe, tmp_path):
-    minilm.base_path()
-    minilm.peft_merge()(minilm.ADAPTERS / adapter, tmp_path, dtype=dtype, safe_merge=safe)
+    real_minilm.base_path()
+    real_minilm.peft_merge()(real_minilm.ADAPTERS / adapter, tmp_path, dtype=dtype, safe_merge=safe)
     report = judged(tmp_path, adapter)
     assert {v.status for v in report.verdicts} <= {EXACT, ROUNDING}
     recipes = [v.recipe for v in report.verdicts if v.status == ROUNDING]
@@ -34,7 +34,7 @@ def test_a_planted_bug_is_found_and_named(name, dtype, models, tmp_path):
     change, expected = MUTATIONS[name]
     merged = dict(right)
     change(model, merged)
-    report = judged(minilm.write(tmp_path, merged))
+    report = judged(real_minilm.write(tmp_path, merged))
     bugs = [v for v in report.verdicts if v.status == BUG]
     said = [f"{d.name} {d.formula}" for v in bugs for d in v.diagnoses]
     assert bugs
@@ -48,7 +48,7 @@ def models():
 
     def get(dtype):
         if dtype not in made:
-            model = minilm.Model(dtype)
+            model = real_minilm.Model(dtype)
             made[dtype] = model, model.merged()
         return made[dtype]
 

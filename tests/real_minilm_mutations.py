@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lora_ref.verify.catalogue.base import NF4
-
 Tensors = dict[str, np.ndarray]
 HEADS, WIDTH = 12, 32
+# The code book of bitsandbytes 0.50.2, functional.py, get_4bit_type("nf4").
+NF4_BELOW = (-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004)
+NF4_ABOVE = (0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1)
+NF4 = np.array((*NF4_BELOW, 0, *NF4_ABOVE))
 QUERY = "encoder.layer.{}.attention.self.query.weight"
 KEY = "encoder.layer.{}.attention.self.key.weight"
 VALUE = "encoder.layer.{}.attention.self.value.weight"
