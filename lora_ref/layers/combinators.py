@@ -13,7 +13,7 @@ Shapes:
     residual: f keeps the shape of x
 Source:
     Combinators of layers: thinc 8, `chain` and `residual`. Checkpointing: Chen et al. 2016,
-    arXiv:1604.06174, section 3; Griewank and Walther's "recompute all" at depth one.
+    arXiv:1604.06174, section 4; Griewank and Walther's "recompute all" at depth one.
 """
 
 from collections.abc import Callable

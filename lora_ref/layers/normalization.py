@@ -11,8 +11,9 @@ Shapes:
 Units:
     ε has the unit of x². The variance is mean(c²), with n and not n − 1 in the denominator.
 Limits:
-    A constant row gives h = 0 through ε alone. x² overflows where |x| exceeds the root of the
-    largest number: at 256 in float16, where implementations compute in float32.
+    A constant row gives h = 0 through ε alone. The sum of squares overflows where n mean(x²), or
+    n mean(c²), exceeds the largest number: in float16 above |x| = 9.2 throughout a row of 768, and
+    h is then 0. Implementations compute in float32 there.
 Source:
     Ba et al. 2016, arXiv:1607.06450, section 3; Zhang and Sennrich 2019, arXiv:1910.07467,
     equation (4), which has no ε. PyTorch 2.13, torch.nn.functional.layer_norm and rms_norm, with

@@ -34,8 +34,9 @@ class Grid:
     has_inf: bool
 
     def ulp(self, v: np.ndarray) -> np.ndarray:
-        """The spacing of the grid at |v|, elementwise."""
+        """The spacing of the grid at |v|, elementwise; at zero that of the smallest numbers."""
         _, e = np.frexp(np.where(np.isfinite(v), v, 1.0))
+        e = np.where(v == 0, self.emin + 1, e)
         return np.ldexp(1.0, np.maximum(e - 1, self.emin) - self.precision + 1)
 
     def round(self, v: np.ndarray) -> np.ndarray:
