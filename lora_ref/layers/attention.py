@@ -4,7 +4,7 @@ Math:
     p = softmax(s q kᵀ + mask)        o = p v                    s = 1/√d unless given
 
     dv = pᵀ do        dp = do vᵀ      D = ⟨dp, p⟩ = ⟨do, o⟩ by row
-    dz = s p ∘ (dp − D)               dq = dz k        dk = dzᵀ q
+    dz = c p ∘ (dp − D)               dq = dz k        dk = dzᵀ q
     Grouped queries: head h of q uses head ⌊h / (H/K)⌋ of k and v; K = 1 is multi-query attention.
 Shapes:
     q (*batch, T, d)   k (*batch, S, d)   v (*batch, S, e)   o (*batch, T, e)
@@ -33,12 +33,12 @@ from .softmax import check_mask, softmax_weights
 def attention(
     q: Array, k: Array, v: Array, *, mask: Array | None = None, scale: float | None = None
 ) -> tuple[Array, Backward]:
-    """o = softmax(s q kᵀ + mask) v, and backward: do -> (dq, dk, dv)."""
+    """o = softmax(c q kᵀ + mask) v, and backward: do -> (dq, dk, dv)."""
     xp = namespace(q)
     if mask is not None:
         check_mask("attention", mask, q, (*q.shape[:-1], k.shape[-2]))
-    s = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
-    p = softmax_weights(s * (q @ k.mT), mask)  # (*batch, T, S)
+    c = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+    p = softmax_weights(c * (q @ k.mT), mask)  # (*batch, T, S)
     o = p @ v
 
     def backward(do):
@@ -50,7 +50,7 @@ def attention(
             lambda: xp.sum(dp * w, axis=-1, keepdims=True),
             lambda: xp.sum(do * o, axis=-1, keepdims=True),
         )
-        dz = s * (w * (dp - D))
+        dz = c * (w * (dp - D))
         return dz @ k, dz.mT @ q, dv
 
     return o, backward
