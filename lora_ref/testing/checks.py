@@ -51,9 +51,10 @@ def check_routes_agree(make: Make, rng: Rng) -> None:
     case = make(rng)
     y, backward = case.target.apply(*case.args)
     y_merged, backward_merged = apply_merged(case.target, *case.args)
-    assert_close(y, y_merged, "routes", "routes, y")
+    assert_close(y, y_merged, "routes", "apply against weight, y")
     dy = random_like(y, rng)
-    assert_trees_close(backward(dy), backward_merged(dy), "routes", "routes, backward")
+    algorithm, definition = (_named(case.target, b(dy)) for b in (backward, backward_merged))
+    assert_trees_close(algorithm, definition, "routes", "apply against weight")
 
 
 def check_own_type(make: Make, rng: Rng) -> None:
@@ -61,8 +62,11 @@ def check_own_type(make: Make, rng: Rng) -> None:
     case = make(rng)
     y, backward = case.target.apply(*case.args)
     W_merged, weight_backward = case.target.weight(case.args[1])
+    gradients = backward(random_like(y, rng))
+    if not isinstance(gradients, tuple) or len(gradients) != 2:
+        raise Mismatch(f"apply: backward must return (dx, dθ), got {type(gradients).__name__}")
     found = {
-        "apply": backward(random_like(y, rng))[1],
+        "apply": gradients[1],
         "weight": weight_backward(random_like(W_merged, rng)),
     }
     for route, gradient in found.items():
@@ -104,7 +108,12 @@ def check_pure(make: Make, rng: Rng) -> None:
     y, backward = _call(target)(*args)
     dy = tree_map(read_only, random_like(y, rng))
     y_before, dy_before = tree_map(snapshot, (y, dy))
-    first = tree_map(snapshot, backward(dy))
+    try:
+        first = tree_map(snapshot, backward(dy))
+    except ValueError as error:
+        if "read-only" not in str(error):
+            raise
+        raise Mismatch("backward wrote into dy, or into an input of the call") from error
     assert_trees_close(backward(dy), first, "identical", "a second call of backward")
     assert_trees_close((target, args), before, "identical", "the inputs after the call")
     assert_trees_close((y, dy), (y_before, dy_before), "identical", "y and dy after backward")
@@ -117,11 +126,12 @@ def check_dtype(make: Make, rng: Rng) -> None:
     dy = random_like(y, rng)
     target, args, dy_single = tree_map(to_float32, (case.target, case.args, dy))
     y_single, backward_single = _call(target)(*args)
-    single = (y_single, backward_single(dy_single))
+    single = {"y": y_single, **_named(target, backward_single(dy_single))}
     for path, leaf in leaves(single):
         if not str(leaf.dtype).endswith("float32"):
-            raise Mismatch(f"float32 inputs gave {leaf.dtype} at {path}")
-    assert_trees_close(single, (y, backward(dy)), "float32", "float32")
+            raise Mismatch(f"float32 inputs gave {leaf.dtype} for {path}")
+    double = {"y": y, **_named(case.target, backward(dy))}
+    assert_trees_close(single, double, "float32", "float32 against float64")
 
 
 def check_library(make: Make, rng: Rng, to_library: Callable[[np.ndarray], Any]) -> None:
@@ -182,6 +192,13 @@ def to_float32(t: Any) -> Any:
     if not is_float64(t):
         return t
     return namespace(t).asarray(to_numpy(t).astype(np.float32), **on_device_of(t))
+
+
+def _named(target: Any, gradients: Tree) -> dict[str, Tree]:
+    """What a backward returned, by name, for messages."""
+    if hasattr(target, "apply") and isinstance(gradients, tuple) and len(gradients) == 2:
+        return {"dx": gradients[0], "dadapter": gradients[1]}
+    return {"gradients": gradients}
 
 
 def _call(target: Any) -> Callable[..., Any]:

@@ -88,7 +88,15 @@ def function_case(
 
 
 def adapter_case(cls: Any, rng: np.random.Generator, square: int | None = None) -> Case:
-    """(adapter, (x, W)) for an adapter class, every field at a generic point."""
+    """(adapter, (x, W)) for an adapter class, every field at a generic point.
+
+    Errors:
+        TypeError if the class or its `apply` states no shapes that an example could be drawn by.
+    """
+    for owner, what in ((cls, cls.__name__), (cls.apply, f"{cls.__name__}.apply")):
+        if not hasattr(owner, "__shapes__"):
+            need = "must state its shapes with @shapes, or be checked with a `make` of its own"
+            raise TypeError(f"adapter_case: {what} {need}")
     call = cls.apply.__shapes__
     sizes = sizes_of({**cls.__shapes__, **call}, square)
     arrays = {name: draw(spec, sizes, rng) for name, spec in cls.__shapes__.items()}

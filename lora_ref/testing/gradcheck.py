@@ -50,7 +50,7 @@ def gradcheck(f: Callable[..., Any], args: Sequence[Tree], rng: np.random.Genera
     value, backward = f(*args)
     w = random_like(value, rng)
     moving = [i for i, a in enumerate(args) if any(is_float64(leaf) for _, leaf in leaves(a))]
-    gradients = backward(w)
+    gradients = backward(tree_map(lambda t: as_array(np.array(to_numpy(t)), t), w))
     if len(moving) == 1 and not (type(gradients) is tuple and type(args[moving[0]]) is not tuple):
         gradients = (gradients,)
     if not isinstance(gradients, tuple) or len(gradients) != len(moving):
@@ -87,6 +87,8 @@ def _check_form(name: str, argument: Tree, gradient: Tree) -> None:
     def form(tree: Tree) -> dict[str, str]:
         return {path: f"{leaf.dtype}{tuple(leaf.shape)}" for path, leaf in leaves(tree)}
 
+    if gradient is None:
+        raise Mismatch(f"gradient of {name} must have the form of the argument, got None")
     wanted, found = form(argument), form(gradient)
     if wanted != found:
         raise Mismatch(f"gradient of {name} has leaves {found}, the argument has {wanted}")

@@ -75,7 +75,7 @@ def assert_close(actual: Array, expected: Array, kind: str, what: str) -> None:
     where = tuple(int(i) for i in worst)
     raise Mismatch(
         f"{what}: relative error {error:.3g}, allowed {TOLERANCE[kind]:.3g} ({kind}); "
-        f"worst at {where}: got {a[worst]!r}, expected {b[worst]!r}"
+        f"worst at {where}: got {a[worst]}, expected {b[worst]}"
     )
 
 
