@@ -24,8 +24,7 @@ _EXISTS = "exists already and is not overwritten unless asked (overwrite=True, -
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """Yield a binary file to write; it becomes `path` when the block ends without an exception."""
-    if os.path.lexists(path) and not (overwrite and not path.is_dir()):
-        raise refusal(path, "is a directory, not a file" if path.is_dir() else _EXISTS)
+    refuse_target(path, overwrite=overwrite)
     partial = _partial(path)
     try:
         with open(partial, "xb") as file:
@@ -37,6 +36,17 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         raise _unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_target(path: Path, *, overwrite: bool) -> None:
+    """Raise the refusal of a file that `new_file` would not make."""
+    if path.is_dir():
+        raise refusal(path, "is a directory, not a file")
+    # A rename over /dev/null would take the device away from the whole machine.
+    if path.exists() and not path.is_file():
+        raise refusal(path, "is a device, pipe or socket and is never replaced")
+    if os.path.lexists(path) and not overwrite:
+        raise refusal(path, _EXISTS)
 
 
 @contextmanager

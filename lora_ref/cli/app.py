@@ -1,6 +1,7 @@
 """The commands and their options, and how a command line becomes an exit status."""
 
 import importlib.metadata
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -83,6 +84,9 @@ def _merge(
 
 def run(arguments: list[str] | None) -> int:
     """The exit status of a command line."""
+    # A stream that was closed before the start is None: what it would have said goes nowhere.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that has no ρ shows \\u03c1: no reason to fail.

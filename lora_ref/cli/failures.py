@@ -9,7 +9,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..checkpoint.errors import CheckpointError
 from ..verify.printable import printable
@@ -19,6 +19,13 @@ UNUSABLE, FAULT, INTERRUPTED, NO_READER = 2, 3, 130, 141
 
 class Usage(Exception):
     """Options that do not go together; the message is one line."""
+
+
+def refuse_empty(paths: Mapping[str, str | None]) -> None:
+    """Refuse a path of no characters, as an unset variable gives: it would mean this directory."""
+    for option, path in paths.items():
+        if path == "":
+            raise Usage(f"{option} must be a path, got an empty one")
 
 
 def guarded(command: Callable[[], int]) -> int:

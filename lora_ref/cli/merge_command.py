@@ -5,13 +5,14 @@ import os
 from ..checkpoint.checkpoint import Checkpoint
 from ..verify.merge import DTYPES_OF_MERGE, merge
 from ..verify.printable import printable
-from .failures import Usage
+from .failures import Usage, refuse_empty
 from .progress import progress
 from .terminal import print_lines
 
 
 def merge_command(base: str, adapter: str, out: str, dtype: str | None, force: bool) -> int:
     """Merge, and say what was written; the exit status."""
+    refuse_empty({"--base": base, "--adapter": adapter, "--out": out})
     if dtype is not None and dtype not in DTYPES_OF_MERGE:
         raise Usage(f"--dtype must be one of {', '.join(DTYPES_OF_MERGE)}, got {dtype!r}")
     with progress(len(Checkpoint.open(base).names)) as advance:

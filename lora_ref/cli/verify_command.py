@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from ..checkpoint.atomic import new_file
+from ..checkpoint.atomic import new_file, refuse_target
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.errors import refusal
 from ..checkpoint.peft_config import CONFIG_NAME, LoraConfig
@@ -17,7 +17,7 @@ from ..verify.printable import printable
 from ..verify.report_html import as_html
 from ..verify.report_json import as_json
 from ..verify.summary import exit_status
-from .failures import Usage
+from .failures import Usage, refuse_empty
 from .progress import progress
 from .terminal import console_for, print_lines, print_report
 
@@ -47,6 +47,7 @@ class Options:
         if missing and len(missing) < len(given):
             need = f"verify needs --base, --adapter and --merged, {' and '.join(missing)} not given"
             raise Usage(f"{need}; without any of them it runs on the example in the package")
+        refuse_empty({**given, "--json": self.json, "--html": self.html})
         if self.base is None or self.adapter is None or self.merged is None:
             return None
         return self.base, self.adapter, self.merged
@@ -107,8 +108,7 @@ def _refuse_reports(options: Options, inputs: tuple[str, str, str]) -> None:
         path = Path(name)
         if not path.parent.is_dir():
             raise refusal(path, "cannot be written: its directory does not exist")
-        if os.path.lexists(path) and not options.force:
-            raise refusal(path, "exists already and is not overwritten unless asked (--force)")
+        refuse_target(path, overwrite=options.force)
         for given in inputs:
             source = Path(os.path.realpath(given))
             target = Path(os.path.realpath(path))

@@ -7,17 +7,21 @@ element is a diagnosis; several that do are all named. If none does, the nearest
 with the share of the difference that it explains.
 """
 
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
 from .catalogue import CATALOGUE, Hypothesis, Suspect
 from .fit import fit
 from .measure import Take, row_blocks, sample_of
+from .recipes import Way, plain_ways
 from .updates import EVERY, LowRank
 
 MOST_TRIED = 12
+MOST_AT_LENGTH = 3  # tried with every way to merge, not only the likeliest
 NEAR_BEST = 0.5  # doublings of the error within which a hypothesis is still worth a full look
 WORTH_NAMING = 0.95  # of the squared difference from the reference
 
@@ -30,18 +34,27 @@ class Diagnosis:
     formula: str
     explained: float
     how: str
+    proved: bool = False  # element by element
 
 
 def diagnose(suspect: Suspect, rng: np.random.Generator) -> list[Diagnosis]:
     """The hypotheses that explain the tensor; else the nearest, if it is near; else nothing."""
-    rows, columns = sample_of(suspect.pair.shape, rng)
-    scored = []
-    for hypothesis in _hypotheses(suspect):
-        scored.append((_distance(suspect, hypothesis, rows, columns), hypothesis))
-    scored.sort(key=lambda pair: pair[0])
-    near = [h for d, h in scored[:MOST_TRIED] if d <= scored[0][0] + NEAR_BEST]
-    found = _proved(suspect, near, rng)
+    near = _best(suspect, rng)
+    likeliest = plain_ways(suspect.pair.grid)
+    found = _proved(suspect, near, rng, likeliest) or _proved(suspect, near[:MOST_AT_LENGTH], rng)
     return found or _nearest(suspect, near)
+
+
+def _best(suspect: Suspect, rng: np.random.Generator) -> list[Hypothesis]:
+    """The hypotheses nearest to a sample, best first; the others are not kept while it looks."""
+    rows, columns = sample_of(suspect.pair.shape, rng)
+    scored: list[tuple[float, Hypothesis]] = []
+    for hypothesis in _hypotheses(suspect):
+        insort(
+            scored, (_distance(suspect, hypothesis, rows, columns), hypothesis), key=itemgetter(0)
+        )
+        del scored[MOST_TRIED:]
+    return [h for d, h in scored if d <= scored[0][0] + NEAR_BEST]
 
 
 def _hypotheses(suspect: Suspect) -> Iterator[Hypothesis]:
@@ -62,15 +75,22 @@ def _distance(
     return float(np.mean(np.log2(1 + error)))
 
 
-def _proved(suspect: Suspect, near: list[Hypothesis], rng: np.random.Generator) -> list[Diagnosis]:
+def _proved(
+    suspect: Suspect,
+    near: list[Hypothesis],
+    rng: np.random.Generator,
+    among: list[Way] | None = None,
+) -> list[Diagnosis]:
+    """The hypotheses that some way makes explain the elements: all of them, or all but few."""
     found: list[tuple[Hypothesis, Diagnosis]] = []
     for hypothesis in near:
         if found and hypothesis.tolerated:
             continue  # something explains every element: no need for what explains nearly all
-        best = fit(suspect.pair, hypothesis.update, rng, hypothesis.base, hypothesis.tolerated)
+        h = hypothesis
+        best = fit(suspect.pair, h.update, rng, h.base, h.tolerated, among)
         if best is not None:
             how, share = best.describe(hypothesis.update), best.inside / best.elements
-            diagnosis = Diagnosis(hypothesis.name, hypothesis.formula, share, how)
+            diagnosis = Diagnosis(h.name, h.formula, share, how, proved=True)
             found.append((hypothesis, diagnosis))
     exact = _distinct([d for _, d in found if d.explained == 1.0])
     return exact or [d for _, d in sorted(found, key=lambda pair: -pair[1].explained)][:1]

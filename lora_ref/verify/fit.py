@@ -8,19 +8,25 @@ everything explains the sample; the survivors are then held against the whole te
 any order of the same roundings keeps, and whether what is left over is free of the update.
 
 Math:
-    E = ½ulp(W + D*) + ½ulp(W) + 3u(|D*| + …) + (3u + γ_r) |s| |L||R|       per element
+    E = ½ulp(W + D*) + ½ulp(W) + 3/2 ulp(D*) + (4 + min(r, 5√r)) u |s| |L||R| + e      per element
+    e = |s| ((|L| + τ)(|R| + τ) − |L||R| + (r + 2) τ), τ the least positive number of the grid
+        the factors, the product, the scale and the sum rounded to the stored dtype, and the
+        product summed in it: worst case r u, probable 5√r u
     β = ⟨M − round(W + D*), D*⟩ / ‖D*‖²                                      0 if nothing is wrong
+Source:
+    Higham, Mary, A new approach to probabilistic rounding error analysis, 2019, theorem 2.4: √r
+    in place of r.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .grids import FLOAT32
 from .measure import Pair, Take, row_blocks, sample_of
-from .recipes import Way, in_order, ways
-from .updates import EVERY, Columns, LowRank
+from .recipes import Way, ways
+from .updates import EVERY, Columns, LowRank, Part, in_order
 
 FIRST_LOOK = 8  # rows of the sample that every way is tried on
 TOGETHER = 3  # ways held against the whole tensor in one pass
@@ -55,10 +61,14 @@ def fit(
     rng: np.random.Generator,
     base: Take | None = None,
     tolerated: float = 0.0,
+    among: Sequence[Way] | None = None,
 ) -> Fit | None:
-    """The likeliest way that explains every element, or all but a tolerated share; or None."""
+    """The likeliest way that explains every element, or all but a tolerated share; or None.
+
+    `among` are the ways that are tried, without it all.
+    """
     # A base that is not the tensor's own may have been held in float32 before the merge.
-    alive = ways(pair.base_grid if base is None else FLOAT32, pair.grid)
+    alive = list(among or ways(pair.base_grid if base is None else FLOAT32, pair.grid))
     base = base or pair.base
     rows, columns = sample_of(pair.shape, rng)
     for some in (rows[:: max(1, len(rows) // FIRST_LOOK)], rows):
@@ -118,14 +128,19 @@ class Envelope:
     outside: int
     beta: float
     beta_error: float
+    beta_lost: float  # the most that underflow of factors and products can make of it
     precision: int
 
     @property
     def holds(self) -> bool:
         """No element outside, and no more of the update missing than rounding s can explain."""
-        return (
-            self.outside == 0 and abs(self.beta) <= 5 * self.beta_error + 3 * 2.0**-self.precision
-        )
+        allowed = 5 * self.beta_error + 3 * 2.0**-self.precision + self.beta_lost
+        return self.outside == 0 and abs(self.beta) <= allowed
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether honest underflow could take a quarter of the update away."""
+        return self.beta_lost > 0.25
 
 
 def envelope(pair: Pair, update: LowRank) -> Envelope:
@@ -133,22 +148,24 @@ def envelope(pair: Pair, update: LowRank) -> Envelope:
 
     One pass, which ends where the first elements are outside: nothing else matters then.
     """
-    u = 2.0**-pair.grid.precision
-    outside, along, wanted, scatter = 0, 0.0, 0.0, 0.0
+    grid, s, r = pair.grid, abs(update.scale), update.rank
+    steps = (4 + min(r, 5 * r**0.5)) * 2.0**-grid.precision + (r + 2) * 2.0**-24
+    least = 2.0 ** (grid.emin - grid.precision + 1)
+    parts = [Part(p.start, abs(p.L) + least, abs(p.R) + least) for p in update.parts]
+    padded = replace(update, parts=tuple(parts))
+    outside, sums = 0, np.zeros(4)
     for rows in row_blocks(pair.shape):
         W, M = pair.base(rows, EVERY), pair.merged(rows, EVERY)
         p, size = update.product(rows, EVERY)
-        D, size = update.scale * p, abs(update.scale) * size
-        half = pair.grid.ulp(W + D) / 2
-        bound = half * (1 + 2 * u) + pair.grid.ulp(W) / 2 + 3 * pair.grid.ulp(D) / 2
-        bound += (3 * u + (update.rank + 2) * 2.0**-24) * size
+        lost = np.maximum(padded.product(rows)[0] - size, 0.0) + (r + 2) * least
+        D = update.scale * p
+        bound = (grid.ulp(W + D) + grid.ulp(W) + 3 * grid.ulp(D)) / 2 + s * (steps * size + lost)
         outside += int((~(np.abs(M - (W + D)) <= bound)).sum())
         if outside:
             break
-        rest = M - pair.grid.round(W + D)
-        along += float(np.vdot(rest, D))
-        wanted += float(np.vdot(D, D))
-        scatter += float(np.vdot(rest * rest, D * D))
-    if wanted == 0:
-        return Envelope(outside, 0.0, 0.0, pair.grid.precision)
-    return Envelope(outside, along / wanted, scatter**0.5 / wanted, pair.grid.precision)
+        rest = M - grid.round(W + D)
+        sums += [np.vdot(rest, D), np.vdot(rest * rest, D * D), np.vdot(s * lost, abs(D)),
+                 np.vdot(D, D)]  # fmt: skip
+    along, scatter, taken, wanted = (float(t) for t in sums)
+    wanted = wanted or 1.0
+    return Envelope(outside, along / wanted, scatter**0.5 / wanted, taken / wanted, grid.precision)

@@ -14,7 +14,7 @@ float64). The product is summed by some BLAS in an order nobody states, which mo
 freedom can produce lie between the recipe at p − γ|L||R| and at p + γ|L||R|: an element inside
 that interval, which nearly always is one number, is explained by the recipe. The order that every
 CPU's matrix product was seen to take for a small rank, k = 0, 1, …, with a fused multiply-add, is
-the one whose bits are compared (`in_order`).
+the one whose bits are compared (`updates.in_order`).
 
 Source:
     PEFT 0.21.2, tuners/lora/layer.py, Linear.merge (safe and unsafe) and get_delta_weight; the
@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .grids import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Grid
-from .updates import EVERY, Columns, LowRank, Part
+from .updates import LowRank, Part
 
 Array = np.ndarray
 
@@ -221,22 +221,9 @@ class Way:
         return values[0], np.minimum(values[1], values[2]), np.maximum(values[1], values[2])
 
 
-def in_order(update: LowRank, rows: Array, columns: Columns = EVERY) -> Array:
-    """L R in float32, summed over k = 0, 1, … with a fused multiply-add.
-
-    The product of two float32 numbers is exact in float64, where the sum is rounded a first time,
-    to 53 bits; that this changes the second rounding, to 24, takes a tie of one in 2²⁸.
-    """
-    total = np.zeros((len(rows), len(update.parts[0].R[0, columns])), dtype=np.float32)
-    for part in update.parts:
-        here = np.flatnonzero((rows >= part.start) & (rows < part.stop))
-        L, R = part.L[rows[here] - part.start], part.R[:, columns]
-        L, R = (t.astype(np.float32).astype(np.float64) for t in (L, R))
-        partial = total[here].astype(np.float64)
-        for k in range(update.rank):
-            partial = (partial + L[:, k, None] * R[k]).astype(np.float32).astype(np.float64)
-        total[here] = partial
-    return total.astype(np.float64)
+def plain_ways(stored: Grid) -> list[Way]:
+    """Those that compute on the grid they store on, from the base as it is."""
+    return [Way(recipe, stored, stored) for recipe in RECIPES]
 
 
 def ways(base: Grid, stored: Grid) -> list[Way]:

@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Swallowed:
-    """Elements of updated tensors that the update does not move by one step of their grid."""
+    """Elements of updated tensors in which the right merge has the base's value."""
 
     elements: int
     of: int
@@ -122,13 +122,12 @@ def swallowed_text(report: Report) -> str:
     found = swallowed(report)
     if not found.elements:
         return ""
-    share = found.elements / found.of
-    text = (
-        f"The storage grid swallows the update in {found.elements:,} of {found.of:,} adapted "
-        f"elements ({share:.2%}): no merge could show it there"
+    whole = f", in {_counted(found.tensors)} everywhere" if found.tensors else ""
+    return (
+        f"In {found.elements:,} of {found.of:,} adapted elements "
+        f"({found.elements / found.of:.2%}){whole} the right merge keeps the base's value: the "
+        "storage grid swallows the update, or it is zero."
     )
-    whole = f", {_counted(found.tensors)} whole" if found.tensors else ""
-    return f"{text}{whole}."
 
 
 def conclusion(report: Report, strict: bool) -> str:

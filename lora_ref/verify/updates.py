@@ -102,6 +102,24 @@ class LowRank:
         return replace(self, scale=scale)
 
 
+def in_order(update: LowRank, rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+    """L R in float32, summed over k = 0, 1, … with a fused multiply-add.
+
+    The product of two float32 numbers is exact in float64, where the sum is rounded a first time,
+    to 53 bits; that this changes the second rounding, to 24, takes a tie of one in 2²⁹.
+    """
+    total = np.zeros((len(rows), len(update.parts[0].R[0, columns])), dtype=np.float32)
+    for part in update.parts:
+        here = np.flatnonzero((rows >= part.start) & (rows < part.stop))
+        L, R = part.L[rows[here] - part.start], part.R[:, columns]
+        L, R = (t.astype(np.float32).astype(np.float64) for t in (L, R))
+        partial = total[here].astype(np.float64)
+        for k in range(update.rank):
+            partial = (partial + L[:, k, None] * R[k]).astype(np.float32).astype(np.float64)
+        total[here] = partial
+    return total.astype(np.float64)
+
+
 @dataclass(frozen=True)
 class Replaced:
     """Rows of a tensor that an adapter carries whole: modules_to_save, base biases, tokens."""
@@ -125,6 +143,12 @@ class Replaced:
 
 
 Update = LowRank | Replaced
+
+
+def nothing(target: str, shape: tuple[int, int]) -> LowRank:
+    """The update of a tensor that the adapter leaves alone."""
+    part = Part(0, np.zeros((shape[0], 1)), np.zeros((1, shape[1])))
+    return LowRank(target, "", shape, (part,), 0.0, Conventions(1.0, 1, False, 1.0, 1))
 
 
 def matrix(t: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:

@@ -27,7 +27,7 @@ from .judge import BUG, EXACT, Verdict, judge
 from .measure import Pair, row_blocks, take_from
 from .names import Shift, find_shift
 from .resolve import OUTPUTS, Plan, Updates, resolve
-from .updates import LowRank, Replaced, Update, matrix
+from .updates import LowRank, Update, matrix
 
 # What a model computes for itself and some versions store all the same.
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "attn.bias", "attn.masked_bias",
@@ -137,8 +137,6 @@ def _one(job: Job, name: str, odd: dict[str, str], around: Surroundings) -> Verd
     start = job.plan.stored_at(name)
     if not _floats(found) or (start is not None and not _floats(job.base.info(start))):
         return _compare_bytes(job, name, update)
-    if start is None and isinstance(update, Replaced):
-        update = None
     return _compare(job, name, update, around)
 
 

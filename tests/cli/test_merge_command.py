@@ -141,6 +141,35 @@ def test_tensors_that_the_adapter_carries_whole_take_the_place_of_the_base_s(tmp
     assert {v.status for v in report.verdicts} == {EXACT}
 
 
+def test_a_tensor_of_another_shape_in_the_adapter_takes_the_place_of_the_base_s(tmp_path):
+    head = np.arange(28, dtype="float32").reshape(4, 7)
+    base = save_model(tmp_path / "base", weights() | {"head.weight": np.ones((2, 7), "float32")})
+    extra = {"base_model.model.head.weight": head}
+    adapter = save_adapter(tmp_path / "adapter", factors(), extra, modules_to_save=["head"])
+    merge(base, adapter, str(tmp_path / "out"))
+    assert np.array_equal(Checkpoint.open(tmp_path / "out").tensor("head.weight"), head)
+
+
+@pytest.mark.parametrize("span", [1, 1 << 20])
+def test_every_expert_gets_its_own_update(tmp_path, monkeypatch, span):
+    monkeypatch.setattr(merge_module, "SPAN", span)
+    experts, m, n, rank = 4, 11, 7, 3
+    rng = np.random.default_rng(5)
+    W = rng.normal(size=(experts, m, n)).astype("float32")
+    A = rng.normal(size=(experts * rank, n)).astype("float32")
+    B = rng.normal(size=(m, rank * experts)).astype("float32")
+    base = save_model(tmp_path / "base", {"mlp.experts.down_proj": W})
+    adapter = save_adapter(
+        tmp_path / "adapter", {"mlp.experts": (A, B)}, target_parameters=["experts.down_proj"]
+    )
+    merge(base, adapter, str(tmp_path / "out"))
+    merged = Checkpoint.open(tmp_path / "out").tensor("mlp.experts.down_proj")
+    for e in range(experts):
+        mine_A, mine_B = A.reshape(experts, rank, n)[e], B.reshape(m, rank, experts)[:, :, e]
+        delta = SCALE * (mine_B.astype("float64") @ mine_A.astype("float64"))
+        assert np.array_equal(merged[e], (W[e] + delta).astype("float32"))
+
+
 def sharded(directory):
     """The small model in two files with an index, and a tokenizer beside them."""
     tensors, directory = weights(), directory / "base"
@@ -185,6 +214,15 @@ def test_the_inputs_are_never_the_target(tmp_path, capsys, target):
     assert merge_command(base, adapter, tmp_path / target, "--force") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files_before
+
+
+def test_a_model_that_holds_the_adapter_is_never_replaced(tmp_path, capsys):
+    base = save_model(tmp_path / "base", weights())
+    out = Path(save_model(tmp_path / "out", weights()))
+    adapter = Path(save_adapter(out / "adapter", factors()))
+    assert merge_command(base, adapter, out, "--force") == 2
+    assert "must not be or hold the adapter" in capsys.readouterr().err
+    assert (adapter / "adapter_config.json").exists()
 
 
 def test_a_merge_that_fails_half_way_leaves_nothing(tmp_path, capsys, monkeypatch):
@@ -254,9 +292,10 @@ def test_memory_stays_below_three_times_the_largest_tensor(tmp_path):
     rng = np.random.default_rng(3)
     W = rng.standard_normal((4096, 1024), dtype="float32")
     base = save_model(tmp_path / "base", {"big.q.weight": W, "small": np.ones(3, "float32")})
-    lora = {"big.q": (rng.standard_normal((3, 1024), "float32"), np.ones((4096, 3), "float32"))}
+    lora = {"big.q": (rng.standard_normal((3, 1024), "float32"), np.zeros((4096, 3), "float32"))}
+    lora["big.q"][1][-1] = 1
     adapter = save_adapter(tmp_path / "adapter", lora)
-    size = W.nbytes
+    size, last = W.nbytes, W[-1].astype("float64")
     del W
     tracemalloc.start()
     try:
@@ -265,3 +304,6 @@ def test_memory_stays_below_three_times_the_largest_tensor(tmp_path):
         assert tracemalloc.get_traced_memory()[1] + size <= 3 * size
     finally:
         tracemalloc.stop()
+    wanted = last + SCALE * lora["big.q"][0].astype("float64").sum(axis=0)
+    merged = Checkpoint.open(tmp_path / "out").tensor("big.q.weight")[-1]
+    assert np.array_equal(merged, wanted.astype("float32"))

@@ -168,6 +168,26 @@ def test_a_report_never_replaces_a_part_of_the_input(tmp_path, capsys):
         assert (tmp_path / part).read_bytes() == before
 
 
+def test_a_report_that_exists_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verify_command, "verify", None)
+    (tmp_path / "report").write_text("mine")
+    assert status_of(*arguments(*three(tmp_path), "--json", tmp_path / "report")) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_file_that_appears_during_the_work_is_kept(tmp_path, capsys, monkeypatch):
+    inputs, path = three(tmp_path), tmp_path / "report"
+    judge = verify_command.verify
+
+    def slow(*args, **options):
+        path.write_text("mine")
+        return judge(*args, **options)
+
+    monkeypatch.setattr(verify_command, "verify", slow)
+    assert status_of(*arguments(*inputs, "--json", path)) == 2
+    assert path.read_text() == "mine"
+
+
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(verify_command, "verify", None)
     path = tmp_path / "no" / "report.json"

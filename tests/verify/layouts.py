@@ -30,9 +30,13 @@ def llama(
     case = Case(config=config, fields=fields, size=size)
     q, kv, ff = heads * head, kv_heads * head, width * 3 // 2
     shapes = {
-        **{"self_attn.q_proj": (q, width), "self_attn.k_proj": (kv, width)},
-        **{"self_attn.v_proj": (kv, width), "self_attn.o_proj": (width, q)},
-        **{"mlp.gate_proj": (ff, width), "mlp.up_proj": (ff, width), "mlp.down_proj": (width, ff)},
+        "self_attn.q_proj": (q, width),
+        "self_attn.k_proj": (kv, width),
+        "self_attn.v_proj": (kv, width),
+        "self_attn.o_proj": (width, q),
+        "mlp.gate_proj": (ff, width),
+        "mlp.up_proj": (ff, width),
+        "mlp.down_proj": (width, ff),
     }
     case.weight(rng, "model.embed_tokens.weight", (50, width))
     for i in range(layers):
@@ -99,7 +103,11 @@ def convolutions(rng: np.random.Generator, size: float = 0.05) -> Case:
 
 
 def mixture(
-    rng: np.random.Generator, size: float = 0.05, *, inputs_first: bool = False, square: bool = False
+    rng: np.random.Generator,
+    size: float = 0.05,
+    *,
+    inputs_first: bool = False,
+    square: bool = False,
 ) -> Case:
     """target_parameters: experts stored (E, out, in) or (E, in, out)."""
     case = Case(fields={"r": 3, "lora_alpha": 5, "target_modules": []}, size=size)
@@ -150,9 +158,7 @@ def with_copies(rng: np.random.Generator, size: float = 0.05) -> Case:
     return case
 
 
-def mixed_ranks(
-    rng: np.random.Generator, size: float = 0.05, *, stabilised: bool = False
-) -> Case:
+def mixed_ranks(rng: np.random.Generator, size: float = 0.05, *, stabilised: bool = False) -> Case:
     """rank_pattern and alpha_pattern: layer 1 has its own of both, layer 2 of alpha."""
     case = Case(size=size)
     case.fields = {"r": 8, "lora_alpha": 12, "use_rslora": stabilised}

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from orders import Order, accumulated_in_float32, matmul
 
 from lora_ref.checkpoint import TensorSpec, dtype_name, write_safetensors
-
-from orders import Order, accumulated_in_float32, matmul
 
 P = "base_model.model."
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -4,7 +4,16 @@ import ml_dtypes
 import numpy as np
 from models import BFLOAT16, P
 from mutations import (
-    DOWN, EMBED, F, GATE, K0, NORM, Q0, Q1, UP, V0, Bench, mutation,
+    DOWN,
+    EMBED,
+    NORM,
+    Q0,
+    Q1,
+    UP,
+    V0,
+    Bench,
+    F,
+    mutation,
 )  # fmt: skip
 from quantizers import QUANTIZERS
 
@@ -43,14 +52,14 @@ def _(b: Bench) -> None:
 
 @mutation("another model as the base", "another base", "Q11")
 def _(b: Bench) -> None:
-    for n in b.case.targets:
+    for n in b.some():
         W = b.W(n)
         b.store(n, b.rng.normal(size=W.shape).astype(F) * W.std() + b.delta(n))
 
 
 @mutation("a base that was trained on", "another base", "Q11")
 def _(b: Bench) -> None:
-    for n in b.case.targets:
+    for n in b.some():
         W = b.W(n)
         b.store(n, W + b.rng.normal(size=W.shape).astype(F) * W.std() * F(0.1) + b.delta(n))
 
@@ -80,7 +89,7 @@ def _(b: Bench) -> None:
 
 @mutation("an earlier checkpoint of the adapter", "another adapter", "Q17")
 def _(b: Bench) -> None:
-    for n in b.case.targets:
+    for n in b.some():
         A, B, s = b.factors(n)
         B = B * F(0.6) + b.rng.normal(size=B.shape).astype(F) * B.std() * F(0.5)
         b.store(n, b.W(n) + F(s) * (B @ A))
@@ -447,18 +456,18 @@ def _(b: Bench) -> None:
 
 @mutation("cut off instead of rounded", "cut off instead of rounded", "Q2", "llama, in bfloat16")
 def _(b: Bench) -> None:
-    for n in b.case.targets:
+    for n in b.some():
         bits = (b.W(n) + b.delta(n)).view(np.uint32) & np.uint32(0xFFFF0000)
         b.store(n, bits.view(F))
 
 
 @mutation("negative weight of a sum lost: |s| for −s", "subtracted", "S17", "llama, negative")
 def _(b: Bench) -> None:
-    for n in b.case.targets:
+    for n in b.some():
         b.store(n, b.W(n) + b.delta(n, -b.case.targets[n].s))
 
 
-@mutation("two adapters: cross terms of the sums of A and of B", "another update besides", "S16, Q17")
+@mutation("two adapters: cross terms of the sums of A and of B", "another adapter", "S16, Q17")
 def _(b: Bench) -> None:
     for n in (Q0, DOWN):
         A, B, s = b.factors(n)

@@ -74,33 +74,19 @@ def _weighted(update: LowRank, weights: np.ndarray, axis: int) -> LowRank:
 
 def ranks_left_out(suspect: Suspect) -> Iterator[Hypothesis]:
     """Some of the r rank-one terms b_k a_kᵀ missing: a truncated or partly loaded adapter."""
-    if not suspect.adapted or len(suspect.update.parts) > 1 or suspect.update.rank < 2:
+    r = suspect.update.rank
+    if not suspect.adapted or r < 2:
         return
-    part, r = suspect.update.parts[0], suspect.update.rank
+    part = suspect.update.parts[0]
     core = np.diag(np.linalg.pinv(part.L) @ suspect.left_estimate()) / suspect.update.scale
     here = np.abs(core - 1) < np.abs(core)
     tried = [here, *(np.arange(r) < k for k in range(1, r)), *(np.arange(r) != k for k in range(r))]
     for keep in tried:
         if keep.any() and not keep.all():
             terms = ", ".join(str(k) for k in np.flatnonzero(~keep))
-            update = suspect.update.with_factors(part.L * keep, part.R)
+            parts = tuple(Part(p.start, p.L * keep, p.R) for p in suspect.update.parts)
             formula = f"W + s·Σ b_k a_k without k = {terms} (of {r})"
-            yield Hypothesis("rank truncated", formula, update)
-
-
-def experts_left_out(suspect: Suspect) -> Iterator[Hypothesis]:
-    """The update missing from some experts."""
-    parts = suspect.update.parts
-    if len(parts) < 2:
-        return
-    rows, _ = suspect.unchanged_lines()
-    keep = tuple(p for p in parts if not rows[p.start : p.stop].all())
-    if keep and len(keep) < len(parts):
-        missing = [str(e) for e, p in enumerate(parts) if p not in keep]
-        formula = f"W + s·BA, but W for the parts {', '.join(missing)} of {len(parts)}"
-        yield Hypothesis(
-            "not applied to some experts", formula, replace(suspect.update, parts=keep)
-        )
+            yield Hypothesis("rank truncated", formula, replace(suspect.update, parts=parts))
 
 
 def spans(mask: np.ndarray) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..measure import EVERY, Measure, Pair, Take, row_blocks, take_from
-from ..updates import LowRank
+from ..updates import Columns, LowRank
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,25 @@ class Suspect:
     def adapted(self) -> bool:
         return not self.update.is_zero
 
-    def left_estimate(self) -> np.ndarray:
-        """L̂ = D Rᵀ (R Rᵀ)⁻¹, what L times the scale would be if D = L̂ R: (rows, r)."""
-        inverse = np.linalg.pinv(self.update.parts[0].R)
-        blocks = [self._done(rows) @ inverse for rows in row_blocks(self.pair.shape)]
-        return np.concatenate(blocks)
+    def left_estimate(self, k: int = 0) -> np.ndarray:
+        """L̂ = D Rᵀ (R Rᵀ)⁻¹ of part k, what s L would be if D = L̂ R there: (rows, r)."""
+        part = self.update.parts[k]
+        inverse = np.linalg.pinv(part.R)
+        blocks = row_blocks((len(part.L), self.pair.shape[1]))
+        return np.concatenate([self.done(part.start + rows) @ inverse for rows in blocks])
 
-    def right_estimate(self) -> np.ndarray:
-        """R̂ = (Lᵀ L)⁻¹ Lᵀ D, what R times the scale would be if D = L R̂: (r, columns)."""
-        inverse = np.linalg.pinv(self.update.parts[0].L)
-        blocks = (inverse[:, rows] @ self._done(rows) for rows in row_blocks(self.pair.shape))
-        return np.sum(list(blocks), axis=0)
+    def right_estimate(self, k: int = 0) -> np.ndarray:
+        """R̂ = (Lᵀ L)⁻¹ Lᵀ D of part k, what s R would be if D = L R̂ there: (r, columns)."""
+        part = self.update.parts[k]
+        inverse = np.linalg.pinv(part.L)
+        total = np.zeros(part.R.shape)
+        for rows in row_blocks((len(part.L), self.pair.shape[1])):
+            total += inverse[:, rows] @ self.done(part.start + rows)
+        return total
 
-    def _done(self, rows: np.ndarray) -> np.ndarray:
-        D = self.pair.merged(rows, EVERY) - self.pair.base(rows, EVERY)
+    def done(self, rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        """D = merged − base, zero where that is not finite."""
+        D = self.pair.merged(rows, columns) - self.pair.base(rows, columns)
         return np.where(np.isfinite(D), D, 0.0)
 
     def unchanged_lines(self) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +105,12 @@ class Suspect:
 
     def other(self, name: str) -> Take:
         """How to read another base tensor, in this one's view."""
-        return take_from(self.around.tensor(name).reshape(self.pair.shape))
+
+        def take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+            # Mapped for one block at a time: pages that were read count as memory.
+            return take_from(self.around.tensor(name).reshape(self.pair.shape))(rows, columns)
+
+        return take
 
 
 OTHERS = 96  # other tensors that are tried; a model has one of a shape per layer

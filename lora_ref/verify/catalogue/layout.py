@@ -4,8 +4,8 @@ The factors A and B, or their product, are transposed, read in another order, pe
 by the blocks of a fused projection, or belong to another module.
 
 Source: bug catalogue rows L1 (Conv1D untransposed: lorax#106), L2 (factors read as (in, r) and
-(r, out): aprender#2138), L10, L11, L13 (slices and expert orders: vllm#36603, #31534,
-unsloth-zoo#1269), L14 (gate and up swapped: sglang#34940), L16 (vmlx-swift#320).
+(r, out): aprender#2138), L10 (slices of k and v: vllm#36603), L14 (gate and up swapped:
+sglang#34940), L16 (vmlx-swift#320).
 """
 
 from collections.abc import Iterator
@@ -16,23 +16,58 @@ import numpy as np
 from ..measure import Take, row_blocks, take_from
 from ..updates import EVERY, Columns, LowRank, Part
 from .hypothesis import Hypothesis, Suspect
-from .permutation import column_permutations, row_permutations
+from .permutation import column_permutations, gathers, row_permutations
+from .scale import NEARLY_ALL
 
 PROBES = 8
 
 
 def transposed(suspect: Suspect) -> Iterator[Hypothesis]:
-    """s (BA)ᵀ in place of s BA."""
-    part = _only_part(suspect)
-    rows, columns = suspect.pair.shape
-    if part is None or rows != columns:
+    """s (BA)ᵀ in place of s BA, the base transposed, or the whole tensor; of experts, each."""
+    parts = suspect.update.parts
+    if any(len(p.L) != p.R.shape[1] for p in parts):
         return
-    update = suspect.update.with_factors(part.R.T, part.L.T)
-    W_transposed = take_from(suspect.pair.W.T)
+    turned = tuple(Part(p.start, p.R.T, p.L.T) for p in parts)
+    update = replace(suspect.update, parts=turned)
     if suspect.adapted:
         yield Hypothesis("transposed", "W + s·(BA)ᵀ where W + s·BA", update)
+    rows, columns = suspect.pair.shape
+    if rows != columns:
+        return
+    W_transposed = take_from(suspect.pair.W.T)
+    if suspect.adapted:
         yield Hypothesis("base transposed", "Wᵀ + s·BA", suspect.update, W_transposed)
     yield Hypothesis("whole tensor transposed", "(W + s·BA)ᵀ", update, W_transposed)
+
+
+def memory_misread(suspect: Suspect) -> Iterator[Hypothesis]:
+    """The numbers of the transposed matrix under the shape of the matrix."""
+    part, (m, n) = _only_part(suspect), suspect.pair.shape
+    if part is None or m == n or min(m, n) < 2:
+        return
+    W, scale = suspect.pair.W, suspect.update.scale
+
+    def places(rows: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+        flat = rows[:, None] * n + np.arange(n)[columns]
+        return flat % m, flat // m
+
+    def update(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        terms = (part.L[i, k] * part.R[k, j] for k in range(part.L.shape[1]))
+        return scale * sum(terms, np.zeros(i.shape))
+
+    def whole(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        i, j = places(rows, columns)
+        return W[i, j].astype(np.float64) + update(i, j)
+
+    def update_only(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
+        return suspect.pair.base(rows, columns) + update(*places(rows, columns))
+
+    nothing, how = suspect.update.with_scale(0.0), "transposed and reshaped"
+    name = "memory read in the other order"
+    yield Hypothesis(name, f"W + s·BA {how}", nothing, whole, NEARLY_ALL)
+    if suspect.adapted:
+        name = "update's memory read in the other order"
+        yield Hypothesis(name, f"W + (s·BA {how})", nothing, update_only, NEARLY_ALL)
 
 
 def factors_misread(suspect: Suspect) -> Iterator[Hypothesis]:
@@ -62,18 +97,35 @@ def _of(suspect: Suspect, A: np.ndarray, B: np.ndarray, name: str, how: str) -> 
 
 
 def permuted(suspect: Suspect) -> Iterator[Hypothesis]:
-    """Rows or columns of the update at other places: heads, q/k/v blocks, gate and up, rotary."""
-    part = _only_part(suspect)
-    if part is None or not suspect.adapted:
+    """Rows or columns of the update at other places: heads, q/k/v blocks, gate and up, rotary.
+
+    Of experts, the same in each; what is found in the first is tried on all.
+    """
+    if not suspect.adapted:
         return
-    scale = suspect.update.scale
-    left, right = suspect.left_estimate(), suspect.right_estimate()
-    for name, order in row_permutations(suspect, left, part.L * scale):
-        update = suspect.update.with_factors(part.L[order], part.R)
-        yield Hypothesis(f"rows permuted: {name}", f"W + s·P BA, P: {name}", update)
-    for name, order in column_permutations(suspect, right.T, part.R.T * scale):
-        update = suspect.update.with_factors(part.L, part.R[:, order])
-        yield Hypothesis(f"columns permuted: {name}", f"W + s·BA P, P: {name}", update)
+    first, s = suspect.update.parts[0], suspect.update.scale
+    for name, order in row_permutations(suspect, suspect.left_estimate(), first.L * s):
+        name = "rows permuted: " + name
+        yield Hypothesis(name, f"W + s·P BA, P: {name}", _with_rows(suspect.update, order))
+    for name, order in column_permutations(suspect, suspect.right_estimate().T, first.R.T * s):
+        parts = tuple(Part(p.start, p.L, p.R[:, order]) for p in suspect.update.parts)
+        name = "columns permuted: " + name
+        yield Hypothesis(name, f"W + s·BA P, P: {name}", replace(suspect.update, parts=parts))
+
+
+def misplaced(suspect: Suspect) -> Iterator[Hypothesis]:
+    """Blocks of rows of the update at other places, some twice and some nowhere."""
+    if not suspect.adapted or len(suspect.update.parts) > 1:
+        return
+    part = suspect.update.parts[0]
+    wanted = part.L * suspect.update.scale
+    for name, order, there in gathers(suspect.left_estimate(), wanted):
+        update = suspect.update.with_factors(part.L[order] * there[:, None], part.R)
+        yield Hypothesis("rows misplaced", f"W + s·BA with {name}", update)
+
+
+def _with_rows(update: LowRank, order: np.ndarray) -> LowRank:
+    return replace(update, parts=tuple(Part(p.start, p.L[order], p.R) for p in update.parts))
 
 
 def whole_permuted(suspect: Suspect) -> Iterator[Hypothesis]:
@@ -116,83 +168,6 @@ def _columns_of(take: Take, order: np.ndarray) -> Take:
         return take(rows, order[columns])
 
     return permuted_take
-
-
-def other_module(suspect: Suspect) -> Iterator[Hypothesis]:
-    """The update of another module in place of this one's, or in addition to it."""
-    for name, update in suspect.around.updates.items():
-        if name == suspect.name or update.shape != suspect.pair.shape:
-            continue
-        what = f"W + ΔW of {update.module}"
-        moved = replace(update, target=suspect.name)
-        if not suspect.adapted:
-            yield Hypothesis("adapted by mistake", f"{what}, where W", moved)
-            continue
-        yield Hypothesis(
-            "another module's update", f"{what}, where ΔW of {suspect.update.module}", moved
-        )
-        yield from _mixed_factors(suspect, update)
-        ratio = update.scale / suspect.update.scale
-        extra = tuple(Part(p.start, p.L * ratio, p.R) for p in update.parts)
-        both = replace(suspect.update, parts=suspect.update.parts + extra)
-        yield Hypothesis(
-            "another module's update as well", f"W + s·BA + ΔW of {update.module}", both
-        )
-
-
-def _mixed_factors(suspect: Suspect, other: LowRank) -> Iterator[Hypothesis]:
-    """One factor of this module, one of another."""
-    mine, its = _only_part(suspect), other.parts[0]
-    if mine is None or its.L.shape != mine.L.shape or its.R.shape != mine.R.shape:
-        return
-    left, right = suspect.update.left, suspect.update.right
-    mixed = ((left, its.L, mine.R), (right, mine.L, its.R))
-    for factor, L, R in mixed:
-        formula = f"W + s·BA with {factor} of {other.module}"
-        update = suspect.update.with_factors(L, R)
-        yield Hypothesis(f"another module's {factor}", formula, update)
-
-
-def experts_misread(suspect: Suspect) -> Iterator[Hypothesis]:
-    """Experts: their order in B read the other way round, or the experts exchanged."""
-    parts = suspect.update.parts
-    if len(parts) < 2:
-        return
-    left = suspect.update.left
-    B = np.stack([p.L if left == "B" else p.R.T for p in parts])  # (E, m, r)
-    A = np.stack([p.R if left == "B" else p.L.T for p in parts])  # (E, r, n)
-    E, m, r = B.shape
-    saved = B.transpose(1, 2, 0).reshape(m, r * E)  # expert fastest, as PEFT saves it
-    misread = saved.reshape(m, E, r).transpose(1, 0, 2)
-    yield _experts(
-        suspect, A, misread, "expert order of B", "B read as (out, E, r), saved (out, r, E)"
-    )
-    saved_A = A.reshape(E * r, -1).reshape(r, E, -1).transpose(1, 0, 2)
-    yield _experts(
-        suspect, saved_A, B, "expert order of A", "A read as (r, E, in), saved (E, r, in)"
-    )
-    both = "A read as (r, E, in) and B as (out, E, r)"
-    yield _experts(suspect, saved_A, misread, "expert order of A and B", both)
-    yield _experts(
-        suspect, A[::-1], B[::-1], "experts reversed", "expert e takes the update of E−1−e"
-    )
-    for shift in (1, E - 1):
-        order = np.roll(np.arange(E), shift)
-        how = f"expert e takes the update of e − {shift} (mod {E})"
-        yield _experts(suspect, A[order], B[order], "experts shifted", how)
-    first = np.zeros(E, dtype=int)
-    yield _experts(
-        suspect, A[first], B[first], "first expert everywhere", "every expert takes expert 0's"
-    )
-
-
-def _experts(suspect: Suspect, A: np.ndarray, B: np.ndarray, name: str, how: str) -> Hypothesis:
-    old = suspect.update
-    parts = tuple(
-        Part(p.start, B[e], A[e]) if old.left == "B" else Part(p.start, A[e].T, B[e].T)
-        for e, p in enumerate(old.parts)
-    )
-    return Hypothesis(name, f"W + s·B'A' with {how}", replace(old, parts=parts))
 
 
 def _only_part(suspect: Suspect) -> Part | None:

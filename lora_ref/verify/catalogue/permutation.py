@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..measure import row_blocks
 from .hypothesis import Suspect
 
 Named = tuple[str, np.ndarray]
@@ -99,19 +100,45 @@ def _found(found: np.ndarray, wanted: np.ndarray) -> Iterator[Named]:
             yield f"rows in the order {_short(order)}", order
 
 
+def gathers(found: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Blocks of `found` as blocks of `wanted` or zero: what, the row taken, whether there is one.
+
+    Only what is no permutation; those are `row_permutations`.
+    """
+    size = len(wanted)
+    for b in range(size // 2, 1, -1):
+        if size % b or size // b > MOST_GATHERED:
+            continue
+        blocks, sources = found.reshape(size // b, -1), wanted.reshape(size // b, -1)
+        distance = _distance(blocks, sources)
+        order, there = distance.argmin(axis=1), distance.min(axis=1) < 0
+        if len(np.unique(order[there])) < len(order) and there.any():
+            taken = ", ".join(str(o) if t else "none" for o, t in zip(order, there, strict=True))
+            rows = (order[:, None] * b + np.arange(b)).reshape(-1)
+            yield f"blocks of {b} rows taken from {taken}", rows, np.repeat(there, b)
+
+
+MOST_GATHERED = 32
 MOST_BLOCKS = 512
-MOST_ROWS = 4096
+MOST_ROWS = 16384
 
 
 def _match(found: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
     """order with found[i] ≈ wanted[order[i]], if the nearest ones make a permutation."""
-    distance = (wanted**2).sum(axis=1)[None, :] - 2 * found @ wanted.T
-    order = np.argmin(distance, axis=1)
+    blocks = row_blocks((len(found), len(wanted)))
+    order = np.concatenate([_distance(found[rows], wanted).argmin(axis=1) for rows in blocks])
     if len(np.unique(order)) == len(order):
         return order
+    if len(order) > MOST_BLOCKS:
+        return None
     from scipy.optimize import linear_sum_assignment
 
-    return linear_sum_assignment(distance)[1] if len(order) <= MOST_BLOCKS else None
+    return linear_sum_assignment(_distance(found, wanted))[1]
+
+
+def _distance(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The squared distance of each row from each, but for a term of the row found."""
+    return (wanted**2).sum(axis=1) - 2 * found @ wanted.T
 
 
 def _short(order: np.ndarray) -> str:

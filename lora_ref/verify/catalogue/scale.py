@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..grids import Grid
 from ..measure import Take, sample_of
-from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way, in_order
-from ..updates import EVERY, Columns, LowRank
+from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way
+from ..updates import EVERY, Columns, LowRank, in_order
 from .hypothesis import Hypothesis, Suspect
 
 SAMPLE = (128, 512)  # rows and columns that a scale is fitted on
@@ -40,6 +41,8 @@ def wrong_scale(suspect: Suspect) -> Iterator[Hypothesis]:
                 label.split(":")[0], _formula(update, value, labels), _scaled(update, value)
             )
     for times in _fitted(suspect):
+        if abs(times - 1) <= 2 * 2.0**-suspect.pair.grid.precision:
+            continue  # s itself, rounded to the stored dtype, perhaps as the root in each factor
         value = times * update.scale
         formula = f"W + {value:.6g}·BA, {times:.4g} times s·BA with s = {convention(update)}"
         yield Hypothesis("scale", formula, _scaled(update, value), tolerated=NEARLY_ALL)
@@ -70,9 +73,7 @@ def _fitted(suspect: Suspect) -> Iterator[float]:
         yield float(f"{times:.{digits}g}")
 
 
-def _meeting(
-    W: np.ndarray, M: np.ndarray, D: np.ndarray, reach: np.ndarray
-) -> tuple[float, float]:
+def _meeting(W: np.ndarray, M: np.ndarray, D: np.ndarray, reach: np.ndarray) -> tuple[float, float]:
     """The t with |W + t D − M| <= reach everywhere, as (lowest, highest)."""
     some = D != 0
     ends = (M[some] - W[some] + np.array([[-1.0], [1.0]]) * reach[some]) / D[some]
@@ -96,16 +97,16 @@ def repeated(suspect: Suspect) -> Iterator[Hypothesis]:
     update = suspect.update
     back = update.with_scale(-update.scale)
     for recipe in (ACCUMULATED, DELTA_FIRST):
-        base = _merged_once(suspect, recipe)
+        base = merged_by(recipe, suspect)
         again = "round(round(W + s·BA) + s·BA)"
         yield Hypothesis("applied twice", again, update, base, NEARLY_ALL)
         undone = "round(round(W + s·BA) − s·BA)"
         yield Hypothesis("merged and unmerged again", undone, back, base, NEARLY_ALL)
 
 
-def _merged_once(suspect: Suspect, recipe: Recipe) -> Take:
+def merged_by(recipe: Recipe, suspect: Suspect, grid: Grid | None = None) -> Take:
     """The right merge by one recipe, as the base of what was done to it afterwards."""
-    update, grid = suspect.update, suspect.pair.grid
+    update, grid = suspect.update, grid or suspect.pair.grid
     way = Way(recipe, grid, grid)
 
     def take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
