@@ -82,18 +82,17 @@ def _proved(
     among: list[Way] | None = None,
 ) -> list[Diagnosis]:
     """The hypotheses that some way makes explain the elements: all of them, or all but few."""
-    found: list[tuple[Hypothesis, Diagnosis]] = []
-    for hypothesis in near:
-        if found and hypothesis.tolerated:
+    found: list[tuple[int, Diagnosis]] = []  # with the number of elements given bit by bit
+    for h in near:
+        if h.tolerated and any(d.explained == 1.0 for _, d in found):
             continue  # something explains every element: no need for what explains nearly all
-        h = hypothesis
         best = fit(suspect.pair, h.update, rng, h.base, h.tolerated, among)
         if best is not None:
-            how, share = best.describe(hypothesis.update), best.inside / best.elements
-            diagnosis = Diagnosis(h.name, h.formula, share, how, proved=True)
-            found.append((hypothesis, diagnosis))
+            how, share = best.describe(h.update), best.inside / best.elements
+            found.append((best.equal, Diagnosis(h.name, h.formula, share, how, proved=True)))
+    found.sort(key=lambda pair: (-pair[1].explained, -pair[0]))
     exact = _distinct([d for _, d in found if d.explained == 1.0])
-    return exact or [d for _, d in sorted(found, key=lambda pair: -pair[1].explained)][:1]
+    return exact or [d for _, d in found[:1]]
 
 
 def _distinct(found: list[Diagnosis]) -> list[Diagnosis]:

@@ -17,10 +17,11 @@ from .catalogue import Suspect
 from .catalogue.extent import spans
 from .diagnose import Diagnosis
 from .fit import Envelope, fit
-from .measure import Take, row_blocks
+from .measure import Pair, Take, row_blocks
 from .updates import EVERY, Columns
 
 FEW, MANY = 0.002, 0.3  # shares of a tensor that may be wrong while the rest is a right merge
+MOSTLY = 0.9  # of what c s BA leaves must be of low rank, too, to be another adapter's
 SPARE = 8  # directions of the randomized SVD beyond the rank asked for
 
 
@@ -28,6 +29,9 @@ def fallback(
     suspect: Suspect, bound: Envelope, found: list[Diagnosis], rng: np.random.Generator
 ) -> list[Diagnosis]:
     """What to say: the nearest hypotheses `found`, or what this module sees."""
+    whole = _other_inputs(suspect, rng)
+    if whole is not None:
+        return [whole]
     for tolerated, instead in ((FEW, []), (MANY, found)):
         if instead:
             return instead
@@ -35,6 +39,23 @@ def fallback(
         if some is not None and bound.outside:
             return [some]
     return [_undiagnosed(suspect, bound)]
+
+
+def _other_inputs(suspect: Suspect, rng: np.random.Generator) -> Diagnosis | None:
+    """The merge is right and BASE is not what it started from: exchanged, or rounded since."""
+    pair, update = suspect.pair, suspect.update
+    if suspect.adapted and fit(Pair(pair.M, pair.W, pair.grid, pair.base_grid), update, rng):
+        formula = "BASE = MERGED + s·BA: exchange --base and --merged"
+        return Diagnosis("BASE and MERGED exchanged", formula, 1.0, "element by element")
+    if pair.grid.precision <= pair.base_grid.precision:
+        return None
+    for rows in row_blocks(pair.shape):
+        W, D = pair.base(rows, EVERY), update.delta(rows)
+        allowed = pair.base_grid.ulp(W) / 2 + 2 * pair.grid.ulp(np.abs(W) + np.abs(D))
+        if not (np.abs(pair.merged(rows, EVERY) - D - W) <= allowed).all():
+            return None
+    formula = f"the base that was merged is finer, and BASE is it rounded to {pair.base_grid.name}"
+    return Diagnosis("BASE is rounded", formula, 1.0, "merged − s·BA is within ½ ulp of BASE")
 
 
 def _some_elements(
@@ -70,7 +91,7 @@ def _undiagnosed(suspect: Suspect, bound: Envelope) -> Diagnosis:
     figures = suspect.measure
     if not suspect.adapted:
         share = 1 - figures.correctly_rounded
-        text = f"{share:.1%} of the elements changed, which no entry of the catalogue explains"
+        text = f"{share:.1%} of the elements are not the base's, and no entry of the catalogue fits"
         return Diagnosis("changed that should not", text, 0.0, "unexplained")
     if bound.outside == 0:
         text = f"W + {1 + bound.beta:.5g}·s·BA (± {bound.beta_error:.1g})"
@@ -78,11 +99,11 @@ def _undiagnosed(suspect: Suspect, bound: Envelope) -> Diagnosis:
     c, rho = figures.c or 0.0, figures.rho or 0.0
     r, noise = suspect.update.rank * len(suspect.update.parts), _rounding_energy(suspect)
     captured, left = _low_rank(suspect, suspect.done, r)
-    if left <= noise:
+    if left <= noise and _low_rank(suspect, _remainder(suspect, c), 2 * r)[0] > MOSTLY:
         text = f"W and another update of rank at most {r} (c = {c:.3g})"
         return Diagnosis("another adapter", text, captured, f"{captured:.1%} of ‖merged − base‖²")
     if abs(c - 1) < 6 * rho / figures.elements**0.5 + 0.05:
-        captured, left = _low_rank(suspect, _remainder(suspect), 2 * r)
+        captured, left = _low_rank(suspect, _remainder(suspect, 1.0), 2 * r)
         if left <= noise:
             text = f"W + s·BA and another update of rank at most {2 * r}"
             how = f"{captured:.1%} of ‖merged − base − s·BA‖²"
@@ -94,9 +115,11 @@ def _undiagnosed(suspect: Suspect, bound: Envelope) -> Diagnosis:
     return Diagnosis("another base or adapter", text, 0.0, "unexplained")
 
 
-def _remainder(suspect: Suspect) -> Take:
+def _remainder(suspect: Suspect, c: float) -> Take:
+    """D − c s BA."""
+
     def rest(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
-        return suspect.done(rows, columns) - suspect.update.delta(rows, columns)
+        return suspect.done(rows, columns) - c * suspect.update.delta(rows, columns)
 
     return rest
 

@@ -261,7 +261,7 @@ def _(b: Bench) -> None:
     b.store(EMBED, b.W(EMBED))
 
 
-@mutation("tied embedding: updated through both uses", "applied twice", "C8", "tied embeddings")
+@mutation("tied embedding: updated through both uses", "applied twice…", "C8", "tied embeddings")
 def _(b: Bench) -> None:
     b.store(EMBED, b.W(EMBED) + 2 * b.delta(EMBED))
 

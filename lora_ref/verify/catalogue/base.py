@@ -5,6 +5,7 @@ unsloth-zoo#810), Q11 (wrong base: unsloth#869), Q4, Q7.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -59,10 +60,15 @@ def scaled_base(suspect: Suspect) -> Iterator[Hypothesis]:
 
 def quantized(suspect: Suspect) -> Iterator[Hypothesis]:
     """The base after a round trip through a coarser format."""
-    for name, (precision, through) in FORMATS.items():
-        if precision >= suspect.pair.base_grid.precision:
+    pairs = [suspect.pair]
+    if suspect.pair.grid.precision < suspect.pair.base_grid.precision:
+        held = suspect.pair.W.astype(suspect.pair.M.dtype)  # a base loaded in merged's dtype
+        pairs.append(replace(suspect.pair, W=held, base_grid=suspect.pair.grid))
+    kinds = ((pair, name, *how) for name, how in FORMATS.items() for pair in pairs)
+    for pair, name, precision, through in kinds:
+        if precision >= pair.base_grid.precision:
             continue
-        take = through(suspect.pair)
+        take = through(pair)
         formula = f"Q(W) + s·BA, Q: {name} and back"
         said = f"base quantized and dequantized ({name})"
         yield Hypothesis(said, formula, suspect.update, take, NEARLY_ALL)

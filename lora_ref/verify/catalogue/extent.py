@@ -44,7 +44,7 @@ def rows_in_multiples(suspect: Suspect) -> Iterator[Hypothesis]:
         for smoothed in _smoothed(ratio, size):
             nearest = MULTIPLES[np.abs(smoothed[:, None] - MULTIPLES).argmin(axis=1)]
             odd = nearest != 1.0
-            if odd.any() and not odd.all():
+            if nearest[odd].any() and not odd.all():  # zeros alone are rows left out
                 times = ", ".join(f"{t:g}" for t in np.unique(nearest[odd]))
                 formula = f"W + t·s·BA with t = {times} in {what} {spans(odd)}"
                 update = _weighted(suspect.update, nearest, axis)

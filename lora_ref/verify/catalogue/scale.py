@@ -6,6 +6,7 @@ exllamav2#619, aprender#2189), S7, S8 (per-layer alpha: sglang#16935, diffusers#
 candle-lora#26, peft#1355), Q11 (not applied: unsloth#869).
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,39 +14,68 @@ import numpy as np
 from ..grids import Grid
 from ..measure import Take, sample_of
 from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way
-from ..updates import EVERY, Columns, LowRank, in_order
+from ..updates import EVERY, Columns, Conventions, LowRank, in_order
 from .hypothesis import Hypothesis, Suspect
 
 SAMPLE = (128, 512)  # rows and columns that a scale is fitted on
 ITERATIONS = 8
+MOST_CAUSES = 3  # in the name of a diagnosis; its formula has them all
 NEARLY_ALL = 0.002  # the first of two roundings is not known to the last bit
 
 
 def wrong_scale(suspect: Suspect) -> Iterator[Hypothesis]:
-    """Every scale that somebody has used in place of s; equal ones are named together."""
+    """Every scale that somebody has used in place of s; equal numbers are named together."""
     if not suspect.adapted:
         return
     update = suspect.update
-    named: dict[float, list[str]] = {}
-    for label, value in candidates(update):
-        for known in named:
-            if abs(value - known) <= 1e-9 * max(abs(value), abs(known)):
-                named[known].append(label)
-                break
-        else:
-            named[value] = [label]
-    for value, labels in named.items():
-        if abs(value - update.scale) > 1e-9 * abs(update.scale):
-            label = " = ".join(labels)
-            yield Hypothesis(
-                label.split(":")[0], _formula(update, value, labels), _scaled(update, value)
-            )
+    for value, labels in _by_value(update):
+        yield Hypothesis(_title(labels), _formula(update, value, labels), update.with_scale(value))
     for times in _fitted(suspect):
         if abs(times - 1) <= 2 * 2.0**-suspect.pair.grid.precision:
             continue  # s itself, rounded to the stored dtype, perhaps as the root in each factor
         value = times * update.scale
-        formula = f"W + {value:.6g}·BA, {times:.4g} times s·BA with s = {convention(update)}"
-        yield Hypothesis("scale", formula, _scaled(update, value), tolerated=NEARLY_ALL)
+        formula = f"{added(value)}, {times:.4g} times s·BA with s = {convention(update)}"
+        yield Hypothesis("scale", formula, update.with_scale(value), tolerated=NEARLY_ALL)
+
+
+def _by_value(update: LowRank) -> Iterator[tuple[float, list[list[str]]]]:
+    """(scale, its formulas), where formulas that are the same for every α and r stand together.
+
+    Which are the same is seen at a second point, at which no two others can meet.
+    """
+    k = update.conventions
+    alpha = math.e if k.general_alpha == k.alpha else math.pi
+    generic = Conventions(math.e, 7, k.stabilised, alpha, 7 if k.general_rank == k.rank else 11)
+    s = math.e / 7 ** (0.5 if k.stabilised else 1.0)
+    elsewhere = [v for _, v in candidates(generic, s)]
+    named: dict[float, dict[float, list[str]]] = {}
+    for (label, value), twin in zip(candidates(k, update.scale), elsewhere, strict=True):
+        if _same(value, update.scale):
+            continue
+        value = next((known for known in named if _same(known, value)), value)
+        formulas = named.setdefault(value, {})
+        twin = next((known for known in formulas if _same(known, twin)), twin)
+        formulas.setdefault(twin, []).append(label)
+    for value, formulas in named.items():
+        yield value, list(formulas.values())
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+
+
+def _title(labels: list[list[str]]) -> str:
+    """What was done; what gives the same number by chance is named with it."""
+    return " or ".join(dict.fromkeys(group[0].split(":")[0] for group in labels[:MOST_CAUSES]))
+
+
+def added(value: float) -> str:
+    """W plus a multiple of BA.
+
+    >>> added(-1.5)
+    'W − 1.5·BA'
+    """
+    return f"W {'−' if value < 0 else '+'} {abs(value):.6g}·BA"
 
 
 def _fitted(suspect: Suspect) -> Iterator[float]:
@@ -123,9 +153,8 @@ def convention(update: LowRank) -> str:
     return f"{rule} = {update.scale:.6g}"
 
 
-def candidates(update: LowRank) -> Iterator[tuple[str, float]]:
-    """(what was done, the scale that it makes)."""
-    k, s = update.conventions, update.scale
+def candidates(k: Conventions, s: float) -> Iterator[tuple[str, float]]:
+    """(what was done, the scale that it makes), given the adapter's numbers and its scale."""
     alpha, r = k.alpha, k.rank
     yield "not applied: 0", 0.0
     yield "applied twice: 2s", 2 * s
@@ -140,7 +169,11 @@ def candidates(update: LowRank) -> Iterator[tuple[str, float]]:
     yield "scale applied twice: s²", s * s
     yield "scale inverted: 1/s", 1 / s
     yield "halved: s/2", s / 2
-    yield from _from_configuration(update)
+    power = 0.5 if k.stabilised else 1.0
+    yield "alpha_pattern ignored: lora_alpha / r", k.general_alpha / r**power
+    yield "rank_pattern ignored: α / r of the configuration", alpha / k.general_rank**power
+    both = k.general_alpha / k.general_rank**power
+    yield "both patterns ignored: lora_alpha / r of the configuration", both
     yield "α left out: 1/r", 1 / r
     yield "α left out: 1/√r", r**-0.5
     yield "α and r exchanged: r/α", r / alpha
@@ -155,24 +188,7 @@ def candidates(update: LowRank) -> Iterator[tuple[str, float]]:
     yield "1/α in place of the scale: 1/α", 1 / alpha
 
 
-def _from_configuration(update: LowRank) -> Iterator[tuple[str, float]]:
-    """What ignoring alpha_pattern, rank_pattern or both would give."""
-    k = update.conventions
-    power = 0.5 if k.stabilised else 1.0
-    if k.general_alpha != k.alpha:
-        yield "alpha_pattern ignored: lora_alpha / r", k.general_alpha / k.rank**power
-    if k.general_rank != k.rank:
-        yield "rank_pattern ignored: α / r of the configuration", k.alpha / k.general_rank**power
-    if k.general_alpha != k.alpha and k.general_rank != k.rank:
-        both = k.general_alpha / k.general_rank**power
-        yield "both patterns ignored: lora_alpha / r of the configuration", both
-
-
-def _formula(update: LowRank, value: float, labels: list[str]) -> str:
-    short = " = ".join(label.split(": ", 1)[1] for label in labels)
-    what = "W" if value == 0 else f"W + {value:.6g}·BA ({short})"
+def _formula(update: LowRank, value: float, labels: list[list[str]]) -> str:
+    short = " = ".join(label.split(": ", 1)[1] for group in labels for label in group)
+    what = "W" if value == 0 else f"{added(value)} ({short})"
     return f"{what}, where W + s·BA with s = {convention(update)}"
-
-
-def _scaled(update: LowRank, value: float) -> LowRank:
-    return update.with_scale(value)
