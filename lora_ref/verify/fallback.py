@@ -104,7 +104,7 @@ def _undiagnosed(suspect: Suspect, bound: Envelope) -> Diagnosis:
         return Diagnosis("another adapter", text, captured, f"{captured:.1%} of ‖merged − base‖²")
     if abs(c - 1) < 6 * rho / figures.elements**0.5 + 0.05:
         captured, left = _low_rank(suspect, _remainder(suspect, 1.0), 2 * r)
-        if left <= noise:
+        if left <= noise and captured > MOSTLY:
             text = f"W + s·BA and another update of rank at most {2 * r}"
             how = f"{captured:.1%} of ‖merged − base − s·BA‖²"
             return Diagnosis("another update besides", text, captured, how)

@@ -94,7 +94,7 @@ def _counts(
     W, M = base(rows, columns), pair.merged(rows, columns)
     ready: dict[tuple, tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]] = {}
     for way in alive:
-        key = (way.recipe.prepare, way.grid.name)
+        key = (way.recipe.prepare, way.rounding)
         if key not in ready:
             prepared = way.prepared(update)
             product = *prepared.product(rows, columns), in_order(prepared, rows, columns)

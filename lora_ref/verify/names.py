@@ -38,20 +38,28 @@ class Shift:
         return ", ".join(filter(None, (taken, put)))
 
 
+ASKED = 256  # names that vote on a shift, and fronts that are kept for one end
+
+
 def find_shift(wanted: Iterable[str], known: Iterable[str]) -> Shift:
     """The shift that takes the most of `wanted` to names that are `known`; none if none helps.
 
-    The last two parts of a name, a module's and its parameter's, are never dropped.
+    The last two parts of a name, a module's and its parameter's, are never dropped, and a number
+    (of a layer) is never put in the place of another. Of many names a part is asked.
 
     >>> find_shift(["bert.a.weight", "bert.b.weight"], ["a.weight", "b.weight"])
     Shift(drop='bert.', add='')
     """
     wanted, have = list(wanted), set(known)
+    wanted = wanted[:: max(1, len(wanted) // ASKED)]
+    ends = {".".join(name.split(".")[i:]) for name in wanted for i in range(4)}
     by_end: dict[str, list[str]] = {}
     for name in have:
         parts = name.split(".")
         for i in range(1, min(len(parts) - 1, 4)):
-            by_end.setdefault(".".join(parts[i:]), []).append(".".join(parts[:i]) + ".")
+            end = ".".join(parts[i:])
+            if end in ends and len(by_end.setdefault(end, [])) < ASKED:
+                by_end[end].append(".".join(parts[:i]) + ".")
     votes: Counter[Shift] = Counter()
     for name in wanted:
         parts = name.split(".")
@@ -61,10 +69,15 @@ def find_shift(wanted: Iterable[str], known: Iterable[str]) -> Shift:
             if rest in have:
                 votes[Shift(drop, "")] += 1
             for add in by_end.get(rest, ()):
-                votes[Shift(drop, add)] += 1
+                if not drop or _numbers(drop) == _numbers(add):
+                    votes[Shift(drop, add)] += 1
     if not votes:
         return Shift()
     most = max(votes.values())
     return min(
         (s for s, count in votes.items() if count == most), key=lambda s: len(s.drop) + len(s.add)
     )
+
+
+def _numbers(prefix: str) -> list[str]:
+    return [part for part in prefix.split(".") if part.isdecimal()]

@@ -34,12 +34,17 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Rounding:
-    """The two roundings of a recipe: to the grid computed on, and to the accumulator's."""
+    """The roundings of a recipe: to the grid of the sum, to that of factors and update (`low`),
+    and to the accumulator's."""
 
     grid: Grid
+    update: Grid
 
     def store(self, v: Array) -> Array:
         return self.grid.round(v)
+
+    def low(self, v: Array) -> Array:
+        return self.update.round(v)
 
     @property
     def accumulator(self) -> Grid:
@@ -73,19 +78,19 @@ def _as_stored(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
 
 
 def _rounded_factors(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
-    return r.store(part.L), r.store(part.R), s
+    return r.low(part.L), r.low(part.R), s
 
 
 def _rounded_all(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
-    return r.store(part.L), r.store(part.R), float(r.store(np.array([s]))[0])
+    return r.low(part.L), r.low(part.R), float(r.low(np.array([s]))[0])
 
 
 def _scale_in_left(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
-    return r.store(r.scaled(s, r.store(part.L))), r.store(part.R), 1.0
+    return r.low(r.scaled(s, r.low(part.L))), r.low(part.R), 1.0
 
 
 def _scale_in_right(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
-    return r.store(part.L), r.store(r.scaled(s, r.store(part.R))), 1.0
+    return r.low(part.L), r.low(r.scaled(s, r.low(part.R))), 1.0
 
 
 def _once(r: Rounding, W: Array, p: Array, s: float) -> Array:
@@ -101,15 +106,15 @@ def _fused(r: Rounding, W: Array, p: Array, s: float) -> Array:
 
 
 def _delta_first(r: Rounding, W: Array, p: Array, s: float) -> Array:
-    return r.store(r.acc(W + r.store(r.scaled(s, r.acc(p)))))
+    return r.store(r.acc(W + r.low(r.scaled(s, r.acc(p)))))
 
 
 def _product_first(r: Rounding, W: Array, p: Array, s: float) -> Array:
-    return r.store(r.acc(W + r.store(r.scaled(s, r.store(r.acc(p))))))
+    return r.store(r.acc(W + r.low(r.scaled(s, r.low(r.acc(p))))))
 
 
 def _product_kept(r: Rounding, W: Array, p: Array, s: float) -> Array:
-    return r.store(r.acc(W + r.scaled(s, r.store(r.acc(p)))))
+    return r.store(r.acc(W + r.scaled(s, r.low(r.acc(p)))))
 
 
 RECIPES = (
@@ -181,25 +186,32 @@ ACCUMULATED, DELTA_FIRST = RECIPES[1], RECIPES[2]
 
 @dataclass(frozen=True)
 class Way:
-    """A recipe, the grid it computes on, the grid it stores on, and the grid W was held on."""
+    """A recipe, the grids it computes and stores on, those that W and the update were held on."""
 
     recipe: Recipe
     grid: Grid
     stored: Grid
     held: Grid | None = None  # None: as in the base
+    update: Grid | None = None  # None: the grid computed on
+
+    @property
+    def rounding(self) -> Rounding:
+        return Rounding(self.grid, self.update or self.grid)
 
     def name(self, update: LowRank) -> str:
         """For example 'delta rounded first, base rounded to bfloat16 first'."""
         text = self.recipe.name.format(left=update.left, right=update.right)
         if self.held is not None:
             text += f", base rounded to {self.held.name} first"
+        if self.update is not None:
+            text += f", update in {self.update.name}"
         if self.grid != self.stored:
             text += f", computed in {self.grid.name} and stored in {self.stored.name}"
         return text
 
     def prepared(self, update: LowRank) -> LowRank:
         """The update with the factors and the scale that the product is taken of."""
-        ready = [self.recipe.prepare(Rounding(self.grid), p, update.scale) for p in update.parts]
+        ready = [self.recipe.prepare(self.rounding, p, update.scale) for p in update.parts]
         parts = tuple(Part(p.start, L, R) for p, (L, R, _) in zip(update.parts, ready, strict=True))
         return replace(update, parts=parts, scale=ready[0][2])
 
@@ -207,7 +219,7 @@ class Way:
         self, W: Array, product: tuple[Array, Array, Array], s: float, rank: int
     ) -> tuple[Array, Array, Array]:
         """(value, lowest, highest) that the recipe stores, given L R, |L| |R| and `in_order`."""
-        rounding = Rounding(self.grid)
+        rounding = self.rounding
         if self.held is not None:
             W = self.held.round(W.copy())
         p, size, ordered = product
@@ -233,6 +245,9 @@ def ways(base: Grid, stored: Grid) -> list[Way]:
         held = [None, *(g for g in (grid, *_coarser(grid)) if g.precision < base.precision)]
         for h in held:
             found += [Way(recipe, grid, stored, h) for recipe in RECIPES]
+    for low in _coarser(stored):
+        held = [None, *(g for g in _coarser(stored) if g.precision < base.precision)]
+        found += [Way(recipe, stored, stored, h, low) for h in held for recipe in RECIPES[2:]]
     return found
 
 

@@ -18,10 +18,12 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.errors import CheckpointError, refusal, shown
 from ..checkpoint.peft import PeftAdapter
 from ..checkpoint.peft_modules import Kind, LoraModule
+from .layouts import Turns, parts_of
 from .names import Shift, find_shift
 from .updates import Conventions, LowRank, Part, Replaced, Update
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "tok_embeddings", "embed_in")
+COMPANIONS = ("_scale_inv", "_scale", ".absmax", ".quant_map", "_zero_point", ".SCB")
 OUTPUTS = ("lm_head.weight", "output.weight", "embed_out.weight")
 
 
@@ -41,8 +43,7 @@ class Plan(Mapping[str, Update]):
     replaced: dict[str, str]
     tokens: dict[str, int]
     tied: dict[str, str] = field(default_factory=dict)
-    inputs_first: bool = False
-    experts_inputs_first: bool = False
+    turns: Turns = field(default_factory=Turns)
 
     def __iter__(self) -> Iterator[str]:
         yield from dict.fromkeys((*self.modules, *self.biases, *self.replaced, *self.tokens))
@@ -99,10 +100,9 @@ class Plan(Mapping[str, Update]):
     def low_rank(self, name: str, module: LoraModule) -> LowRank:
         """The update of one module's weight."""
         shape = self.shape(name)
-        A, B = (np.asarray(t, dtype=np.float64) for t in (module.A, module.B))
-        matrix, parts, left, right = _parts(self, module, shape, A, B)
+        matrix, parts, left, right = parts_of(module, shape, self.turns)
         if matrix is None:
-            wanted = f"{list(A.shape)} and {list(B.shape)}"
+            wanted = f"{list(module.A.shape)} and {list(module.B.shape)}"
             raise refusal(self.base.path, f"{shown(name)} must fit A and B of {wanted}, which the "
                           f"adapter has for {module.path}, got {list(shape)}")  # fmt: skip
         conventions = self._conventions(module)
@@ -135,46 +135,6 @@ class Updates(Mapping[str, LowRank]):
         return self.plan.low_rank(name, self.plan.modules[name])
 
 
-def _parts(
-    plan: Plan, module: LoraModule, shape: tuple[int, ...], A: np.ndarray, B: np.ndarray
-) -> tuple[tuple[int, int] | None, tuple[Part, ...], str, str]:
-    """(shape as a matrix, parts, left factor, right factor); no shape if the factors do not fit."""
-    if module.kind is Kind.EMBEDDING and shape == (A.shape[1], B.shape[0]):
-        return shape, (Part(0, A.T, B.T),), "A", "B"
-    if module.kind is Kind.CONVOLUTION and shape == (B.shape[0], *A.shape[1:]):
-        A, B = A.reshape(len(A), -1), B.reshape(len(B), -1)
-        if B.shape[1] == A.shape[0]:
-            return (len(B), A.shape[1]), (Part(0, B, A),), "B", "A"
-    if module.kind is Kind.LINEAR or (module.kind is Kind.PARAMETER and len(shape) == 2):
-        m, n = B.shape[0], A.shape[-1]
-        turned = plan.inputs_first if m == n else shape != (m, n)
-        if turned and shape == (n, m):
-            return (n, m), (Part(0, A.T, B.T),), "A", "B"
-        if not turned and shape == (m, n):
-            return (m, n), (Part(0, B, A),), "B", "A"
-    if module.kind is Kind.PARAMETER and len(shape) == 3:
-        return _expert_parts(plan, module, shape, A, B)
-    return None, (), "", ""
-
-
-def _expert_parts(plan, module, shape, A, B):
-    """PEFT's layouts: A (E·r, n) with the expert slowest, B (m, r·E) with the expert fastest."""
-    experts, r = shape[0], module.rank
-    if A.shape[0] != experts * r:
-        return None, (), "", ""
-    A = A.reshape(experts, r, -1)
-    B = B.reshape(len(B), r, experts).transpose(2, 0, 1)
-    m, n = B.shape[1], A.shape[2]
-    turned = plan.experts_inputs_first if m == n else shape[1:] != (m, n)
-    if turned and shape[1:] == (n, m):
-        parts = tuple(Part(e * n, A[e].T, B[e].T) for e in range(experts))
-        return (experts * n, m), parts, "A", "B"
-    if not turned and shape[1:] == (m, n):
-        parts = tuple(Part(e * m, B[e], A[e]) for e in range(experts))
-        return (experts * m, n), parts, "B", "A"
-    return None, (), "", ""
-
-
 def resolve(adapter: PeftAdapter, base: Checkpoint) -> Plan:
     """Find the base tensor of everything that the adapter changes."""
     if adapter.config.base_is_changed:
@@ -200,8 +160,17 @@ def resolve(adapter: PeftAdapter, base: Checkpoint) -> Plan:
     plan = Plan(base, adapter, shift, modules, biases, replaced, tokens, tied)
     plan = _oriented(plan)
     for name in plan.modules:
+        _refuse_quantized(name, base)
         plan[name]
     return plan
+
+
+def _refuse_quantized(name: str, base: Checkpoint) -> None:
+    """A weight with a scale or a code book beside it holds codes, not values."""
+    beside = [f"{name}{end}" for end in COMPANIONS if f"{name}{end}" in base.homes]
+    if beside:
+        need = f"{shown(name)} must hold values to be merged, and {shown(beside[0])} says codes"
+        raise refusal(base.path, f"{need}: a quantized base is not judged by this version")
 
 
 def _target(
@@ -266,8 +235,5 @@ def _oriented(plan: Plan) -> Plan:
             continue
         (linear if len(shape) == 2 else experts).append(shape[-2:] == (n, m))
     said = plan.adapter.config.fan_in_fan_out
-    return replace(
-        plan,
-        inputs_first=all(linear) if linear and len(set(linear)) == 1 else said,
-        experts_inputs_first=bool(experts) and all(experts),
-    )
+    turned = all(linear) if linear and len(set(linear)) == 1 else said
+    return replace(plan, turns=Turns(turned, bool(experts) and all(experts)))

@@ -85,6 +85,11 @@ class LowRank:
         """s L R at the given rows and columns."""
         return self.scale * self.product(rows, columns)[0]
 
+    def is_finite(self, rows: np.ndarray) -> bool:
+        """Whether s L R is finite at the given rows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(self.scale * self.product(rows)[1]).all())
+
     @property
     def rank(self) -> int:
         return self.parts[0].L.shape[1]

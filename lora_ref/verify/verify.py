@@ -26,7 +26,7 @@ from .grids import grid_of, is_floating
 from .judge import BUG, EXACT, Verdict, judge
 from .measure import Pair, row_blocks, take_from
 from .names import Shift, find_shift
-from .resolve import OUTPUTS, Plan, Updates, resolve
+from .resolve import EMBEDDINGS, OUTPUTS, Plan, Updates, resolve
 from .updates import LowRank, Update, matrix
 
 # What a model computes for itself and some versions store all the same.
@@ -146,6 +146,8 @@ def _compare(job: Job, name: str, update: Update | None, around: Surroundings) -
     M = matrix(job.merged.tensor(job.shift(name)), shape)
     if update is not None and not _is_finite(W):
         raise refusal(job.base.path, f"{shown(name)} must be finite to be merged, has NaN or inf")
+    if isinstance(update, LowRank) and not all(map(update.is_finite, row_blocks(W.shape))):
+        raise refusal(job.base.path, f"{shown(name)}: the update must be finite, got an overflow")
     pair = Pair(W, M, grid_of(W.dtype), grid_of(M.dtype))
     verdict = judge(name, pair, update, around, np.random.default_rng(0))
     return replace(verdict, info=job.merged.info(job.shift(name)))
@@ -206,16 +208,16 @@ def _extra(job: Job, notes: list[str]) -> Iterator[Verdict]:
             notes.append(f"{name} is only in MERGED: a buffer that models make themselves")
         elif ".lora_" in name or ".base_layer." in name:
             yield _bug(name, "not merged", "an adapter's tensor: MERGED was saved unmerged")
-        elif name.endswith(OUTPUTS) and _equals_another(job.merged, name):
+        elif name.endswith(OUTPUTS) and _equals_embedding(job.merged, name):
             notes.append(f"{name} is only in MERGED: a copy of the input embedding")
         else:
             yield _bug(name, "extra", "the tensor is in MERGED and not in BASE")
 
 
-def _equals_another(merged: Checkpoint, name: str) -> bool:
+def _equals_embedding(merged: Checkpoint, name: str) -> bool:
     info = merged.info(name)
     like = (info.dtype, info.shape)
-    others = [n for n in merged.names if n != name]
+    others = [n for n in merged.names if n.split(".")[-2:-1] and n.split(".")[-2] in EMBEDDINGS]
     return any(
         np.array_equal(merged.homes[other].raw(other), merged.homes[name].raw(name))
         for other in others

@@ -76,3 +76,14 @@ def test_errors_in_a_row_of_zeros_are_no_rounding():
     merged = (W.astype(np.float32) + np.float32(S) * (B @ A)).astype(W.dtype)
     merged[5] = (3e-4 * np.random.default_rng(2).standard_normal(N)).astype(W.dtype)
     assert names(W, merged, update) == ["some elements overwritten"]
+
+
+@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+def test_an_update_formed_in_16_bits_and_added_in_float32_has_a_recipe(low):
+    W, A, B, update = made()
+    dtype = np.dtype(getattr(ml_dtypes, low, low))
+    delta = (np.float32(S) * (B @ A)).astype(dtype).astype(np.float32)
+    pair = Pair(W, W + delta, grid_of(W.dtype), grid_of(W.dtype))
+    around = Surroundings({"w": W.shape}, lambda name: W, {"w": update})
+    verdict = judge("w", pair, update, around, np.random.default_rng(0))
+    assert verdict.recipe == f"delta rounded first, update in {low}: bit for bit"

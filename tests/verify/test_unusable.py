@@ -80,3 +80,16 @@ def test_a_pickle_is_not_read(tmp_path, case):
     save(tmp_path / "x", case.tensors)
     (tmp_path / "x" / "model.safetensors").rename(tmp_path / "x" / "pytorch_model.bin")
     assert "pickle" in refused(tmp_path, case, paths=lambda b, a, m: (b, a, str(tmp_path / "x")))
+
+
+@pytest.mark.parametrize("companion", ["_scale_inv", ".absmax", ".SCB"])
+def test_a_weight_with_a_scale_beside_it(tmp_path, case, companion):
+    right = case.merged()
+    case.tensors[f"{Q0}{companion}"] = np.ones(1, dtype=np.float32)
+    assert "codes" in refused(tmp_path, case, merged=right)
+
+
+def test_an_update_that_overflows(tmp_path, case):
+    right = case.merged()
+    case.fields["lora_alpha"] = 1e308
+    assert "overflow" in refused(tmp_path, case, merged=right)
