@@ -79,6 +79,14 @@ def row_sum(t: Array) -> Array:
     return namespace(t).sum(t, axis=0)
 
 
+def row_dot(a: Array, b: Array) -> Array:
+    """⟨aᵢ, bᵢ⟩ of each row, with the last axis kept: (..., n) twice give (..., 1)."""
+    xp = namespace(a, b)
+    if hasattr(xp, "vecdot"):  # NumPy, PyTorch and JAX have it, CuPy only from some version on
+        return xp.vecdot(a, b)[..., None]
+    return xp.sum(a * b, axis=-1, keepdims=True)
+
+
 def index_sum(index: Array, d: Array, size: int) -> Array:
     """Adds row i of `d` to row index[i] of a zero matrix: (N,), (N, n) give (size, n).
 

@@ -15,7 +15,7 @@ Source:
 """
 
 from ..adapters.lora import LoRA
-from ..arrays import Array, Backward
+from ..arrays import Array, Backward, namespace, reuse
 from ..layers.linear_of_data import times_data
 from ..shapes import shapes
 from ..trees import with_leaves
@@ -26,7 +26,7 @@ def lora_of_data(x: Array, W: Array, adapter: LoRA) -> tuple[Array, Backward]:
     """`adapter.apply(x, W)`, and backward: dy -> dθ; dy is an array or a `Product`."""
     A, B, s = adapter.A, adapter.B, adapter.scale
     u = s * (A @ x.T)  # (r, N)
-    y = times_data(W, x) + _thin_product(B, u)  # (m, N)
+    y = reuse(namespace(x).add, times_data(W, x), _thin_product(B, u))  # (m, N)
 
     def backward(dy):
         du = s * (dy @ B)  # (N, r)

@@ -22,7 +22,7 @@ Source:
 
 from dataclasses import dataclass
 
-from ..arrays import Array, Backward, namespace
+from ..arrays import Array, Backward, namespace, reuse, row_dot
 from ..shapes import shapes
 from .softmax import softmax_weights
 
@@ -59,7 +59,7 @@ def factored_attention(q: Array, k: Array, v: Array) -> tuple[Array, Backward]:
 
     def backward(do):
         dp = do @ v.T  # (N, N)
-        dz = p * (dp - xp.sum(dp * p, axis=-1, keepdims=True))
+        dz = reuse(xp.multiply, reuse(xp.subtract, dp, row_dot(dp, p)), p)  # p ∘ (dp − ⟨dp, p⟩)
         return Product(dz, k_scaled), Product(dz.T, c * q), Product(p.T, do)
 
     return o, backward

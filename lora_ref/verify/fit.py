@@ -8,10 +8,10 @@ everything explains the sample; the survivors are then held against the whole te
 any order of the same roundings keeps, and whether what is left over is free of the update.
 
 Math:
-    E = ½ulp(W + D*) + ½ulp(W) + 3/2 ulp(D*) + (4 + min(r, 5√r)) u |s| |L||R| + e      per element
+    E = ulp(|W| + |D*|) + 3/2 ulp(D*) + (4 + min(r, 5√r)) u |s| |L||R| + e             per element
     e = |s| ((|L| + τ)(|R| + τ) − |L||R| + (r + 2) τ), τ the least positive number of the grid
-        the factors, the product, the scale and the sum rounded to the stored dtype, and the
-        product summed in it: worst case r u, probable 5√r u
+        the factors, the product and the scale rounded to the stored dtype, the product summed
+        in it (worst case r u, probable 5√r u), and the sum rounded twice, as in two halves
     β = ⟨M − round(W + D*), D*⟩ / ‖D*‖²                                      0 if nothing is wrong
 Source:
     Higham, Mary, A new approach to probabilistic rounding error analysis, 2019, theorem 2.4: √r
@@ -159,7 +159,7 @@ def envelope(pair: Pair, update: LowRank) -> Envelope:
         p, size = update.product(rows, EVERY)
         lost = np.maximum(padded.product(rows)[0] - size, 0.0) + (r + 2) * least
         D = update.scale * p
-        bound = (grid.ulp(W + D) + grid.ulp(W) + 3 * grid.ulp(D)) / 2 + s * (steps * size + lost)
+        bound = grid.ulp(abs(W) + abs(D)) + 1.5 * grid.ulp(D) + s * (steps * size + lost)
         outside += int((~(np.abs(M - (W + D)) <= bound)).sum())
         if outside:
             break

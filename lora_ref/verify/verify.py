@@ -149,7 +149,8 @@ def _compare(job: Job, name: str, update: Update | None, around: Surroundings) -
     if isinstance(update, LowRank) and not all(map(update.is_finite, row_blocks(W.shape))):
         raise refusal(job.base.path, f"{shown(name)}: the update must be finite, got an overflow")
     pair = Pair(W, M, grid_of(W.dtype), grid_of(M.dtype))
-    verdict = judge(name, pair, update, around, np.random.default_rng(0))
+    with np.errstate(all="ignore"):  # a hypothesis may overflow: it then explains nothing
+        verdict = judge(name, pair, update, around, np.random.default_rng(0))
     return replace(verdict, info=job.merged.info(job.shift(name)))
 
 

@@ -125,19 +125,16 @@ MOST_ROWS = 16384
 
 def _match(found: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
     """order with found[i] ≈ wanted[order[i]], if the nearest ones make a permutation."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.abs(found).max() * np.abs(wanted).max() * found.shape[1]
-    if not np.isfinite(largest):
-        return None
     blocks = row_blocks((len(found), len(wanted)))
     order = np.concatenate([_distance(found[rows], wanted).argmin(axis=1) for rows in blocks])
     if len(np.unique(order)) == len(order):
         return order
-    if len(order) > MOST_BLOCKS:
+    distance = _distance(found, wanted) if len(order) <= MOST_BLOCKS else np.array(np.inf)
+    if not np.isfinite(distance).all():
         return None
     from scipy.optimize import linear_sum_assignment
 
-    return linear_sum_assignment(_distance(found, wanted))[1]
+    return linear_sum_assignment(distance)[1]
 
 
 def _distance(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
