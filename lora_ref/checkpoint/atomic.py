@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from .errors import refusal
 
-_EXISTS = "exists already and is not overwritten unless asked (overwrite=True, --force)"
+_EXISTS = "exists already and is not overwritten unless asked (--force; in Python overwrite=True)"
 
 
 @contextmanager

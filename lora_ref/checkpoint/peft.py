@@ -57,7 +57,8 @@ class PeftAdapter:
         """Read the adapter in `directory`."""
         directory = Path(directory)
         if not directory.is_dir():
-            got = "something else" if os.path.lexists(directory) else "nothing"
+            is_there = os.path.lexists(directory)
+            got = "a file: give its directory" if is_there else "a path that does not exist"
             raise refusal(directory, f"must be a directory with an adapter in it, got {got}")
         config = LoraConfig.read(directory / CONFIG_NAME)
         weights = directory / ADAPTER_WEIGHTS

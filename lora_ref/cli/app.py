@@ -48,15 +48,18 @@ def _verify(
     merged: Annotated[str | None, typer.Option(help=MERGED)] = None,
     json: Annotated[str | None, typer.Option(help="Write the report as JSON; - is stdout.")] = None,
     html: Annotated[str | None, typer.Option(help="Write the report as one HTML page.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="What is undecidable fails.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a tensor is undecidable.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite reports that exist.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
 ) -> int:
     """Is MERGED the merge of ADAPTER into BASE? A verdict for every tensor.
 
-    Exit status: 0 exact or rounding, 1 a bug, 2 unusable input. Without options it runs on the
-    example in the package, a right merge and one with five planted bugs; then 0 says that the
-    verdicts are those that the example was made for, and --json and --html are of the second.
+    Exit status: 0 exact, rounding or undecidable, 1 a bug, 2 unusable input. Without options it
+    runs on the example in the package, a right merge and one with five planted bugs; then 0 says
+    that the verdicts are those that the example was made for, and --json and --html are of the
+    second.
     """
     from .verify_command import Options, verify_command
 

@@ -150,7 +150,8 @@ def _print_groups(console: Console, report: Report) -> None:
 def _group_lines(group: Group) -> list[str]:
     lines = []
     for case in group.cases[:CASES]:
-        more = f" and {len(case.how) - 1} more ways" if len(case.how) > 1 else ""
+        others = len(case.how) - 1
+        more = f" and {others} more {'way' if others == 1 else 'ways'}" if others else ""
         also = f"; the same data also fit: {', '.join(case.also)}" if case.also else ""
         lines += [listed(case.names), f"  {case.formula} [{case.how[0]}{more}]{also}"]
     if len(group.cases) > CASES:

@@ -45,7 +45,7 @@ class Options:
         given = {"--base": self.base, "--adapter": self.adapter, "--merged": self.merged}
         missing = [name for name, path in given.items() if path is None]
         if missing and len(missing) < len(given):
-            need = f"verify needs --base, --adapter and --merged, {' and '.join(missing)} not given"
+            need = f"verify needs --base, --adapter and --merged; missing: {', '.join(missing)}"
             raise Usage(f"{need}; without any of them it runs on the example in the package")
         refuse_empty({**given, "--json": self.json, "--html": self.html})
         if self.base is None or self.adapter is None or self.merged is None:
