@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import CheckpointError, refusal, shown
-from .header import MAX_HEADER, TensorInfo
+from .header import TensorInfo
 from .safetensors import PICKLE_SUFFIXES, Blocks, SafetensorsFile, pickle_refusal
-from .strict_json import parse_object
+from .strict_json import parse_object, read_file
 
 INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -55,7 +55,8 @@ class Checkpoint:
             files, index = (SafetensorsFile.open(found),), None
         homes = {name: file for file in files for name in file.tensors}
         config = found.parent / "config.json"
-        fields = parse_object(_read(config), config, "the file") if os.path.lexists(config) else {}
+        there = os.path.lexists(config)
+        fields = parse_object(read_file(config), config, "the file") if there else {}
         return cls(path, files, fields, index, homes)
 
     @property
@@ -120,19 +121,8 @@ def _adapter_refusal(path: Path) -> CheckpointError:
     return refusal(path, "is an adapter in PEFT's layout, where a model's checkpoint is needed")
 
 
-def _read(path):
-    try:
-        if not path.is_file():
-            raise refusal(path, "must be a regular file")
-        if path.stat().st_size > MAX_HEADER:
-            raise refusal(path, f"must be at most {MAX_HEADER} bytes, got {path.stat().st_size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise refusal(path, f"cannot be read: {error.strerror}") from None
-
-
 def _open_shards(index):
-    weight_map = parse_object(_read(index), index, "the index").get("weight_map")
+    weight_map = parse_object(read_file(index), index, "the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise refusal(index, f"weight_map must be an object of file names, got {shown(weight_map)}")
     for name, shard in weight_map.items():

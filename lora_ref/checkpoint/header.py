@@ -25,7 +25,6 @@ from .dtypes import ALIGNMENT_RANK, DTYPES
 from .errors import refusal, shown
 from .strict_json import is_text, parse_object
 
-MAX_HEADER = 100_000_000
 LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 _FIELDS = ("data_offsets", "dtype", "shape")

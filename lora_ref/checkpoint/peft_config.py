@@ -26,9 +26,8 @@ from typing import Any
 
 from ..adapters.lora import scaling, stabilised_scaling
 from .errors import CheckpointError, refusal, shown
-from .header import MAX_HEADER
 from .patterns import compiled, first_match
-from .strict_json import parse_object
+from .strict_json import parse_object, read_file
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -74,7 +73,7 @@ class LoraConfig:
     def read(cls, path: str | os.PathLike[str]) -> "LoraConfig":
         """Read the file `path`."""
         path = Path(path)
-        text = _read(path)
+        text = read_file(path)
         return _checked(parse_object(text, path, "the file"), text, path)
 
     @classmethod
@@ -123,19 +122,6 @@ def _key(patterns, path):
         return first_match(tuple(patterns), path) or path
     except CheckpointError as error:
         raise refusal(CONFIG_NAME, f"rank_pattern or alpha_pattern: {error}") from None
-
-
-def _read(path):
-    try:
-        if not os.path.lexists(path):
-            raise refusal(path, "does not exist")
-        if not path.is_file():
-            raise refusal(path, "must be a regular file")
-        if path.stat().st_size > MAX_HEADER:
-            raise refusal(path, f"must be at most {MAX_HEADER} bytes, got {path.stat().st_size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise refusal(path, f"cannot be read: {error.strerror}") from None
 
 
 def _is_text(value):

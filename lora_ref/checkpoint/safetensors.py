@@ -24,7 +24,8 @@ import numpy as np
 from .atomic import new_file
 from .dtypes import DTYPES
 from .errors import CheckpointError, refusal, shown
-from .header import LENGTH_BYTES, MAX_HEADER, TensorInfo, TensorSpec, build_header, parse_header
+from .header import LENGTH_BYTES, TensorInfo, TensorSpec, build_header, parse_header
+from .strict_json import MAX_HEADER
 
 Blocks = np.ndarray | Iterable[np.ndarray] | Callable[[], np.ndarray | Iterable[np.ndarray]]
 

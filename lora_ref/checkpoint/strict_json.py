@@ -7,9 +7,27 @@ Source:  RFC 8259; the strictness is that of serde_json as safetensors 0.8.0 use
 """
 
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 from .errors import CheckpointError, refusal, shown
+
+MAX_HEADER = 100_000_000  # bytes of a header, by the format; of a JSON file beside it, by us
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file that is there and not absurdly large."""
+    try:
+        if not os.path.lexists(path):
+            raise refusal(path, "does not exist")
+        if not path.is_file():
+            raise refusal(path, "must be a regular file")
+        if path.stat().st_size > MAX_HEADER:
+            raise refusal(path, f"must be at most {MAX_HEADER} bytes, got {path.stat().st_size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise refusal(path, f"cannot be read: {error.strerror}") from None
 
 
 def parse_object(raw: bytes, path: object, what: str) -> dict[str, object]:
