@@ -40,7 +40,7 @@ class Diagnosis:
 def diagnose(suspect: Suspect, rng: np.random.Generator) -> list[Diagnosis]:
     """The hypotheses that explain the tensor; else the nearest, if it is near; else nothing."""
     near = _best(suspect, rng)
-    likeliest = plain_ways(suspect.pair.grid)
+    likeliest = plain_ways(suspect.pair.base_grid, suspect.pair.grid)
     found = _proved(suspect, near, rng, likeliest) or _proved(suspect, near[:MOST_AT_LENGTH], rng)
     return found or _nearest(suspect, near)
 

@@ -233,9 +233,10 @@ class Way:
         return values[0], np.minimum(values[1], values[2]), np.maximum(values[1], values[2])
 
 
-def plain_ways(stored: Grid) -> list[Way]:
-    """Those that compute on the grid they store on, from the base as it is."""
-    return [Way(recipe, stored, stored) for recipe in RECIPES]
+def plain_ways(base: Grid, stored: Grid) -> list[Way]:
+    """Those that compute on the grid they store on, from the base as it is or loaded on it."""
+    held = (None, stored) if stored.precision < base.precision else (None,)
+    return [Way(recipe, stored, stored, h) for h in held for recipe in RECIPES]
 
 
 def ways(base: Grid, stored: Grid) -> list[Way]:

@@ -66,7 +66,7 @@ def quantized(suspect: Suspect) -> Iterator[Hypothesis]:
         pairs.append(replace(suspect.pair, W=held, base_grid=suspect.pair.grid))
     kinds = ((pair, name, *how) for name, how in FORMATS.items() for pair in pairs)
     for pair, name, precision, through in kinds:
-        if precision >= pair.base_grid.precision:
+        if precision >= min(pair.base_grid.precision, pair.grid.precision):
             continue
         take = through(pair)
         formula = f"Q(W) + s·BA, Q: {name} and back"
