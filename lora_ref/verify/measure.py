@@ -13,16 +13,17 @@ Source:
     The test of c and ρ is described in the project's verification notes, docs/verify.md.
 """
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from .grids import Grid
 from .updates import EVERY, Columns, Replaced, Update
 
-BLOCK = 1 << 16  # elements looked at together: half a megabyte in float64
+BLOCK = 1 << 15  # elements looked at together: a quarter of a megabyte in float64
 MAP = 32  # the error map's rows and columns
 
 
@@ -38,9 +39,21 @@ def take_from(t: np.ndarray) -> Take:
     def take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
         contiguous = len(rows) > 0 and bool((np.diff(rows) == 1).all())
         block = t[rows[0] : rows[-1] + 1] if contiguous else t[rows]
-        return np.asarray(block[:, columns], dtype=np.float64)
+        values = np.array(block[:, columns], dtype=np.float64)
+        _drop_pages(t)
+        return values
 
     return take
+
+
+def _drop_pages(t: np.ndarray) -> None:
+    """Let go of the pages of a mapped file; they are read again when they are asked for."""
+    owner: Any = t
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    owner = owner.obj if isinstance(owner, memoryview) else owner
+    if isinstance(owner, mmap.mmap) and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def row_blocks(shape: tuple[int, ...], elements: int = BLOCK) -> Iterator[np.ndarray]:
