@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .grids import FLOAT32
+from ..verdict.grids import FLOAT32
 from .measure import Pair, Take, row_blocks, sample_of
 from .recipes import Way, ways
 from .updates import EVERY, Columns, LowRank, Part, in_order

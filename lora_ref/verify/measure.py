@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .grids import Grid
+from ..verdict.grids import Grid
 from .updates import EVERY, Columns, Replaced, Update
 
 BLOCK = 1 << 15  # elements looked at together: a quarter of a megabyte in float64

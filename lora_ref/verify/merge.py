@@ -30,7 +30,7 @@ from ..checkpoint.header import TensorSpec
 from ..checkpoint.peft import PeftAdapter
 from ..checkpoint.safetensors import Blocks
 from ..checkpoint.write import write_checkpoint
-from .grids import grid_of
+from ..verdict.grids import grid_of
 from .measure import reference, row_blocks, take_from
 from .names import Shift
 from .resolve import Plan, resolve

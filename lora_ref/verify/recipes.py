@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .grids import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Grid
+from ..verdict.grids import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Grid
 from .updates import LowRank, Part
 
 Array = np.ndarray

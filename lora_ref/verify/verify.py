@@ -22,7 +22,7 @@ from ..checkpoint.peft import PeftAdapter
 from .catalogue import Surroundings
 from .diagnose import Diagnosis
 from .dtypes import wrong_dtypes
-from .grids import grid_of, is_floating
+from ..verdict.grids import grid_of, is_floating
 from .judge import BUG, EXACT, Verdict, judge
 from .measure import Pair, row_blocks, take_from
 from .names import Shift, find_shift

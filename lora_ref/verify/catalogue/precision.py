@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
-from ..grids import Grid, grid_of
+from ...verdict.grids import Grid, grid_of
 from ..measure import Take
 from ..recipes import ACCUMULATED
 from ..updates import EVERY, Columns

@@ -14,7 +14,7 @@ from functools import cache
 import ml_dtypes
 import numpy as np
 
-from ..grids import grid_of
+from ...verdict.grids import grid_of
 from ..measure import Pair, Take, row_blocks
 from ..updates import EVERY, Columns
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..grids import Grid
+from ...verdict.grids import Grid
 from ..measure import Take, sample_of
 from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way
 from ..updates import EVERY, Columns, Conventions, LowRank, in_order

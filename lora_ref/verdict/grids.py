@@ -5,7 +5,8 @@ Math:
         ulp(v) = 2^(max(e, emin) − p + 1)
     and round(v) is the multiple of ulp(v) nearest to v, ties to the even multiple.
 Units:
-    p counts the leading bit: bfloat16 8, float16 11, float32 24, float8 e4m3 4, e5m2 3.
+    p counts the leading bit: bfloat16 8, tf32 and float16 11, float32 24, float8 e4m3 4, e5m2 3.
+    The unit roundoff is u = 2^−p, the largest relative error of one rounding.
 Limits:
     Beyond the largest number the result is inf, or the largest number on a grid without inf
     (float8 e4m3fn), as PyTorch 2.13 and PEFT 0.21.2 saturate it; NaN stays NaN.
@@ -32,6 +33,21 @@ class Grid:
     emin: int
     largest: float
     has_inf: bool
+
+    @property
+    def roundoff(self) -> float:
+        """u = 2^−p, which is half an ulp of 1."""
+        return 2.0**-self.precision
+
+    @property
+    def smallest(self) -> float:
+        """The least positive number, 2^(emin − p + 1)."""
+        return 2.0 ** (self.emin - self.precision + 1)
+
+    def holds(self, v: np.ndarray) -> np.ndarray:
+        """Whether each element is a number of the grid; inf and NaN are."""
+        with np.errstate(invalid="ignore"):
+            return (self.round(v) == v) | ~np.isfinite(v)
 
     def ulp(self, v: np.ndarray) -> np.ndarray:
         """The spacing of the grid at |v|, elementwise; at zero that of the smallest numbers."""
@@ -80,6 +96,10 @@ BFLOAT16 = grid_of(np.dtype(ml_dtypes.bfloat16))
 FLOAT16 = grid_of(np.dtype(np.float16))
 FLOAT32 = grid_of(np.dtype(np.float32))
 FLOAT64 = grid_of(np.dtype(np.float64))
+FLOAT8_E4M3 = grid_of(np.dtype(ml_dtypes.float8_e4m3fn))
+FLOAT8_E5M2 = grid_of(np.dtype(ml_dtypes.float8_e5m2))
+# The operands of NVIDIA's tensor cores: float32's exponents with float16's precision.
+TF32 = Grid("tf32", 11, -126, (2 - 2.0**-10) * 2.0**127, True)
 
 
 def is_floating(dtype: np.dtype) -> bool:

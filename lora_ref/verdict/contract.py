@@ -1,0 +1,224 @@
+"""A precision contract: which roundings an honest implementation may make.
+
+"Computed in bfloat16" says too little to judge a result by. A contract states what was claimed:
+the dtypes of inputs, stored intermediates, accumulator and output; the order in which products
+are summed; where a number factor may be applied; and which of several equal formulas may be used.
+Fusing operations only leaves roundings out, so a contract for unfused code admits fused code.
+
+Units:
+    Precisions are those of `Grid`. The accumulation of K products has the depth d of its order,
+    the largest number of additions that one product passes through, and the relative error
+        γ = (d + 1) u / (1 − (d + 1) u),
+    u the accumulator's unit roundoff, twice that if it truncates.
+Limits:
+    A contract enumerates kernel tricks; a trick that it lacks looks like a bug. `explain` lists
+    what is admitted, and `relax` changes a field.
+Source:
+    Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1 (γ) and
+    section 4.2 (order of summation). Blocks of 256: what BLAS and tensor-core kernels do.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .grids import BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, FLOAT16, FLOAT32, FLOAT64, TF32, Grid
+
+
+@dataclass(frozen=True)
+class AnyOrder:
+    """Products are added in any order, also one after the other."""
+
+    def depth(self, terms: int) -> int:
+        return terms
+
+    def __str__(self) -> str:
+        return "any order"
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Products are added in blocks, and the blocks' sums then: any order within either."""
+
+    size: int = 256
+
+    def depth(self, terms: int) -> int:
+        return min(terms, self.size + -(-terms // self.size))
+
+    def __str__(self) -> str:
+        return f"blocks of {self.size}"
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """A balanced tree of additions over leaves that are summed in any order."""
+
+    leaf: int = 1
+
+    def depth(self, terms: int) -> int:
+        leaves = -(-terms // self.leaf)
+        return min(terms, self.leaf - 1 + max(leaves - 1, 0).bit_length() + 1)
+
+    def __str__(self) -> str:
+        return f"pairwise over leaves of {self.leaf}"
+
+
+Order = AnyOrder | Blocked | Pairwise
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The grid that sums are kept on while they grow; some hardware truncates to it."""
+
+    grid: Grid
+    truncates: bool = False
+
+    @property
+    def roundoff(self) -> float:
+        return self.grid.roundoff * (2 if self.truncates else 1)
+
+    def __str__(self) -> str:
+        return f"{self.grid.name}{', truncating' if self.truncates else ''}"
+
+
+@dataclass(frozen=True)
+class ScaleSites:
+    """Where a number factor may be applied besides the place the formula gives it.
+
+    Never upstream of a value that is stored before it. `held_on` is the grid of the factor itself.
+    """
+
+    operand: bool = True  # on either operand of the product that it multiplies
+    result: bool = True  # on the stored result of that product
+    held_on: Grid = FLOAT64
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Which mathematically equal forms are admitted."""
+
+    factored: bool = True  # y = x Wᵀ + s (x Aᵀ) Bᵀ
+    merged: bool = False  # y = x W'ᵀ with W' stored
+    alternatives: bool = True  # every formula of an `either`: DoRA's two, ⟨do, o⟩ for ⟨dp, p⟩
+    recomputed: bool = True  # attention weights again from a stored logsumexp
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an implementation claims of its arithmetic.
+
+    `inputs` is the grid of the inputs as given, `load` the one that a matrix product rounds its
+    operands to first (None: it takes them as they are), `store` that of every intermediate that
+    is written, `output` that of the results. `exp_ulps` bounds the error of exp, log, tanh and erf
+    in ulps of the accumulator's grid.
+    """
+
+    name: str
+    inputs: Grid
+    store: Grid
+    accumulate: Accumulator
+    output: Grid
+    load: Grid | None = None
+    order: Order = Blocked()
+    scale: ScaleSites = ScaleSites()
+    forms: Forms = Forms()
+    exp_ulps: float = 4.0
+
+    def gamma(self, terms: int) -> float:
+        """γ of a sum of so many products; at least 1 means that nothing is known."""
+        du = (self.order.depth(terms) + 1) * self.accumulate.roundoff
+        return du / (1 - du) if du < 1 else float("inf")
+
+    def relax(self, **fields: Any) -> "Contract":
+        """This contract with other fields, and a name that says so."""
+        for name in fields:
+            if name not in self.__dataclass_fields__ or name == "name":
+                known = ", ".join(n for n in self.__dataclass_fields__ if n != "name")
+                raise ValueError(f"Contract.relax: a field must be one of {known}, got {name}")
+        changed = ", ".join(f"{name} {_shown(value)}" for name, value in fields.items())
+        return replace(self, name=f"{self.name} with {changed}", **fields)
+
+    def __str__(self) -> str:
+        load = f", loaded as {self.load.name}" if self.load else ""
+        return (
+            f"{self.name} (inputs {self.inputs.name}{load}, intermediates {self.store.name}, "
+            f"accumulator {self.accumulate}, output {self.output.name}; {self.order})"
+        )
+
+    def explain(self) -> str:
+        """The roundings that this contract admits, one a line."""
+        lines = [
+            str(self),
+            f"inputs are numbers of {self.inputs.name}, taken exactly",
+            *([f"matrix products round their operands to {self.load.name}"] if self.load else []),
+            f"sums of products: {self.order}, every addition rounded to {self.accumulate}",
+            f"an intermediate that is written: rounded to {self.store.name}; fused code may skip it",
+            f"results: rounded to {self.output.name}",
+            f"exp, log, tanh and erf: {self.exp_ulps:g} ulps of {self.accumulate.grid.name}",
+            *self._explain_scale(),
+            *self._explain_forms(),
+        ]
+        return "\n  ".join(lines)
+
+    def _explain_scale(self) -> list[str]:
+        sites = ["where the formula has it"]
+        sites += ["on either operand of the product"] if self.scale.operand else []
+        sites += ["on the stored product"] if self.scale.result else []
+        held = self.scale.held_on
+        held_text = [] if held.precision == 53 else [f"the factor itself is a {held.name}"]
+        return [f"a number factor: {', '.join(sites)}", *held_text]
+
+    def _explain_forms(self) -> list[str]:
+        texts = {
+            "y = x Wᵀ + s (x Aᵀ) Bᵀ": self.forms.factored,
+            "y = x W'ᵀ with W' stored": self.forms.merged,
+            "any of several equal formulas of an intermediate": self.forms.alternatives,
+            "attention weights again from a stored logsumexp": self.forms.recomputed,
+        }
+        return [f"form: {text}" for text, admitted in texts.items() if admitted]
+
+
+def _shown(value: Any) -> str:
+    return value.name if isinstance(value, Grid) else str(value)
+
+
+def _uniform(name: str, grid: Grid, **fields: Any) -> Contract:
+    """Everything on one grid, sums in float32."""
+    return Contract(name, grid, grid, Accumulator(FLOAT32), grid, **fields)
+
+
+FLOAT32_CONTRACT = _uniform("float32", FLOAT32)
+TF32_CONTRACT = _uniform("tf32", FLOAT32, load=TF32)
+BFLOAT16_CONTRACT = _uniform("bfloat16", BFLOAT16)
+FLOAT16_CONTRACT = _uniform("float16", FLOAT16)
+BFLOAT16_FLOAT32_INTERMEDIATES = Contract(
+    "bfloat16, float32 intermediates", BFLOAT16, FLOAT32, Accumulator(FLOAT32), BFLOAT16
+)
+FLOAT16_FLOAT32_INTERMEDIATES = Contract(
+    "float16, float32 intermediates", FLOAT16, FLOAT32, Accumulator(FLOAT32), FLOAT16
+)
+FLOAT8_E4M3_CONTRACT = _uniform("float8_e4m3 loads", BFLOAT16, load=FLOAT8_E4M3)
+FLOAT8_E5M2_CONTRACT = _uniform("float8_e5m2 loads", BFLOAT16, load=FLOAT8_E5M2)
+MERGED_FLOAT32 = _uniform("merged_float32", FLOAT32)
+MERGED_BFLOAT16 = Contract(
+    "merged_bfloat16", FLOAT32, BFLOAT16, Accumulator(FLOAT32), BFLOAT16, load=BFLOAT16
+)
+MERGED_FLOAT16 = Contract(
+    "merged_float16", FLOAT32, FLOAT16, Accumulator(FLOAT32), FLOAT16, load=FLOAT16
+)
+
+PRESETS: dict[str, Contract] = {
+    contract.name: contract
+    for contract in (
+        FLOAT32_CONTRACT,
+        TF32_CONTRACT,
+        BFLOAT16_CONTRACT,
+        BFLOAT16_FLOAT32_INTERMEDIATES,
+        FLOAT16_CONTRACT,
+        FLOAT16_FLOAT32_INTERMEDIATES,
+        FLOAT8_E4M3_CONTRACT,
+        FLOAT8_E5M2_CONTRACT,
+        MERGED_FLOAT32,
+        MERGED_BFLOAT16,
+        MERGED_FLOAT16,
+    )
+}

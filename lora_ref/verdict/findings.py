@@ -1,0 +1,105 @@
+"""What is said of the outputs of a kernel: one `Finding` a tensor, one `Outcome` for all.
+
+exact        every element is the correctly rounded value
+rounding     every element is within the bound of the contract, and the errors look random
+suspect      within the bound, but not what random roundings leave; statistics, no proof
+bug          an element is outside the bound: no evaluation that the contract admits gives it
+undecidable  the contract admits everything for some elements, and nothing else is wrong
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .contract import Contract
+
+
+class Status(StrEnum):
+    """In order of rising severity."""
+
+    EXACT = "exact"
+    ROUNDING = "rounding"
+    UNDECIDABLE = "undecidable"
+    SUSPECT = "suspect"
+    BUG = "bug"
+
+
+class State(StrEnum):
+    """What the numbers say about one known mistake."""
+
+    PRESENT = "PRESENT"
+    EXCLUDED = "EXCLUDED"
+    UNDECIDABLE = "UNDECIDABLE"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How much of a known mistake is in the outputs: `share` 1 is all of it, 0 nothing.
+
+    `error` is the standard deviation of `share`; `signal` is how many standard deviations the
+    whole mistake would stand out by. Below 8 nothing is decided: these inputs at this precision
+    cannot show it.
+    """
+
+    name: str
+    formula: str
+    state: State
+    share: float
+    error: float
+    signal: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one tensor, with its figures.
+
+    `ratio` is the largest error in units of its bound, at the index `worst`; `ulps` is that
+    error in ulps of the output's grid. `max_z` and `rms_z` are the largest and the root mean
+    square error in standard deviations of the variance model (None: not asked for).
+    """
+
+    name: str
+    status: Status
+    reason: str
+    shape: tuple[int, ...]
+    ratio: float = 0.0
+    worst: tuple[int, ...] = ()
+    actual: float = 0.0
+    expected: float = 0.0
+    bound: float = 0.0
+    ulps: float = 0.0
+    outside: int = 0
+    undecidable: int = 0
+    max_z: float | None = None
+    rms_z: float | None = None
+    where: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """One line for a report: "y: rounding, worst error/bound 0.82"."""
+        left = f", {self.undecidable:,} undecidable" if self.undecidable else ""
+        return f"{self.name}: {self.status}, worst error/bound {self.ratio:.3g}{left}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on all outputs that were judged together."""
+
+    contract: Contract
+    findings: tuple[Finding, ...]
+    diagnoses: tuple[Diagnosis, ...] = ()
+    audit: tuple[str, ...] = ()
+    power: tuple[str, ...] = field(default=())
+
+    @property
+    def status(self) -> Status:
+        """The most severe one."""
+        order = list(Status)
+        return max((f.status for f in self.findings), key=order.index, default=Status.EXACT)
+
+    def finding(self, name: str) -> Finding:
+        """That of the tensor `name`."""
+        return next(f for f in self.findings if f.name == name)
+
+    @property
+    def present(self) -> tuple[Diagnosis, ...]:
+        """The known mistakes that are in the outputs."""
+        return tuple(d for d in self.diagnoses if d.state is State.PRESENT)
