@@ -30,6 +30,9 @@ def namespace(*arrays: Array) -> Any:
     """
     if all(type(a) is np.ndarray for a in arrays):
         return np
+    for a in arrays:
+        if is_reading_array(a):  # masks and indices beside it are NumPy's
+            return a.__array_namespace__()
     from array_api_compat import array_namespace
 
     for a in arrays:
@@ -56,6 +59,11 @@ def library_of(t: Array) -> str:
 def is_array(value: object) -> bool:
     """Whether `value` quacks like an array: it has a shape and a dtype."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
+
+
+def is_reading_array(value: object) -> bool:
+    """Whether `value` belongs to a reading: an array that knows more than its numbers."""
+    return getattr(type(value), "is_reading_array", False)
 
 
 def rows(t: Array) -> Array:
@@ -94,6 +102,8 @@ def index_sum(index: Array, d: Array, size: int) -> Array:
     such operation, so each library is asked for its own.
     """
     xp = namespace(d)
+    if own := own_function(xp, "index_sum"):
+        return own(index, d, size)
     out = xp.zeros((size, d.shape[1]), dtype=d.dtype, **on_device_of(d))
     library = library_of(d)
     if library in ("numpy", "cupy"):
@@ -109,7 +119,7 @@ def index_sum(index: Array, d: Array, size: int) -> Array:
 
 def on_device_of(t: Array) -> dict[str, Any]:
     """Keyword arguments that make ``xp.zeros`` and the like create on the device of `t`."""
-    if type(t) is np.ndarray:
+    if type(t) is np.ndarray or is_reading_array(t):
         return {}
     from array_api_compat import device
 

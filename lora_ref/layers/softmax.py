@@ -47,8 +47,7 @@ def softmax(z: Array, *, mask: Array | None = None) -> tuple[Array, Backward]:
 def log_softmax(z: Array) -> tuple[Array, Backward]:
     """The logarithms y of the probabilities, and backward: dy -> dz."""
     xp = namespace(z)
-    shifted = z - xp.max(z, axis=-1, keepdims=True)
-    y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+    y = _log_weights(z)
 
     def backward(dy):
         return dy - xp.exp(y) * xp.sum(dy, axis=-1, keepdims=True)
@@ -59,10 +58,10 @@ def log_softmax(z: Array) -> tuple[Array, Backward]:
 def softmax_weights(z: Array, mask: Array | None = None) -> Array:
     """p alone: the named function through which a reading of a kernel sees the whole softmax."""
     xp = namespace(z)
-    if mask is not None and not is_boolean(mask):
-        z, mask = z + mask, None
     if own := own_function(xp, "softmax"):
         return own(z, mask)
+    if mask is not None and not is_boolean(mask):
+        z, mask = z + mask, None
     if z.shape[-1] == 0:
         return z
     if mask is not None:
@@ -71,6 +70,14 @@ def softmax_weights(z: Array, mask: Array | None = None) -> Array:
     e = reuse(xp.exp, z - xp.where(top == -math.inf, 0.0, top))  # exp(−∞ − 0), never of −∞ + ∞
     total = xp.sum(e, axis=-1, keepdims=True)
     return reuse(xp.divide, e, xp.where(total == 0, 1.0, total))
+
+
+def _log_weights(z: Array) -> Array:
+    xp = namespace(z)
+    if own := own_function(xp, "log_softmax"):
+        return own(z)
+    shifted = z - xp.max(z, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
 def check_mask(owner: str, mask: Any, like: Array, shape: tuple[int, ...]) -> None:

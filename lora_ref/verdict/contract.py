@@ -8,7 +8,7 @@ Fusing operations only leaves roundings out, so a contract for unfused code admi
 Units:
     Precisions are those of `Grid`. The accumulation of K products has the depth d of its order,
     the largest number of additions that one product passes through, and the relative error
-        γ = (d + 1) u / (1 − (d + 1) u),
+        γ = (1 + u)^(d + 1) − 1,
     u the accumulator's unit roundoff, twice that if it truncates.
 Limits:
     A contract enumerates kernel tricks; a trick that it lacks looks like a bug. `explain` lists
@@ -18,6 +18,7 @@ Source:
     section 4.2 (order of summation). Blocks of 256: what BLAS and tensor-core kernels do.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,9 +125,8 @@ class Contract:
     exp_ulps: float = 4.0
 
     def gamma(self, terms: int) -> float:
-        """γ of a sum of so many products; at least 1 means that nothing is known."""
-        du = (self.order.depth(terms) + 1) * self.accumulate.roundoff
-        return du / (1 - du) if du < 1 else float("inf")
+        """γ of a sum of so many products."""
+        return math.expm1((self.order.depth(terms) + 1) * math.log1p(self.accumulate.roundoff))
 
     def relax(self, **fields: Any) -> "Contract":
         """This contract with other fields, and a name that says so."""

@@ -44,6 +44,11 @@ class Grid:
         """The least positive number, 2^(emin − p + 1)."""
         return 2.0 ** (self.emin - self.precision + 1)
 
+    @property
+    def overflows_soon(self) -> bool:
+        """Whether ordinary numbers may overflow: float16's and float8's largest are small."""
+        return self.largest < 2.0**100
+
     def holds(self, v: np.ndarray) -> np.ndarray:
         """Whether each element is a number of the grid; inf and NaN are."""
         with np.errstate(invalid="ignore"):
@@ -63,14 +68,24 @@ class Grid:
             with np.errstate(over="ignore"):
                 return v.astype(np.float32).astype(np.float64)
         drop = 53 - self.precision  # low bits of the float64 to round away
+        v = np.asarray(v)
         bits = v.view(np.int64)
         half = (np.int64(1) << (drop - 1)) - 1 + ((bits >> drop) & 1)
-        rounded = ((bits + half) & ~((np.int64(1) << drop) - 1)).view(np.float64)
+        rounded = np.asarray((bits + half) & ~((np.int64(1) << drop) - 1)).view(np.float64)
         size = np.abs(v)
         special = ~(size >= 2.0**self.emin) | (np.abs(rounded) > self.largest)
         if special.any():
             rounded[special] = self._round_special(v[special])
         return rounded
+
+    def truncate(self, v: np.ndarray) -> np.ndarray:
+        """The nearest value of the grid that is not larger in size, as float64."""
+        if self.precision == 53:
+            return v
+        quantum = self.ulp(v)
+        chopped = np.where(np.isfinite(v), np.trunc(v / quantum) * quantum, v)
+        beyond = np.isfinite(v) & (np.abs(v) > self.largest)
+        return np.where(beyond, np.copysign(self.largest, v), chopped)
 
     def _round_special(self, v: np.ndarray) -> np.ndarray:
         """`round` where the bits alone do not tell: subnormal, too large, inf or NaN."""

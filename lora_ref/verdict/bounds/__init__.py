@@ -1,0 +1,65 @@
+"""The error-bounded reading: what every output of a kernel may be under a contract."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...trees import leaves
+from ..contract import Contract
+from ..oracle import Oracle, is_real
+from .arithmetic import Arithmetic, moderate
+from .bounded import Bounded, leaf
+from .enclosure import VARIANCE_UNIT, Enclosure
+from .namespace import Namespace
+
+__all__ = ["Bounded", "Bounds", "Enclosure", "Namespace", "bounds", "bounds_of"]
+
+_LOST = 1 + 2.0**-14  # what the float32 arithmetic of errors may have lost on its way
+
+
+class Bounds:
+    """Of one output: its value v, the bound e of |actual − v|, and the variance s (or None)."""
+
+    def __init__(self, v: np.ndarray, e: np.ndarray, s: np.ndarray | None):
+        self.v, self.e, self.s = v, e, s
+
+
+def bounds(oracle: Oracle, contract: Contract, *, variance: bool = True) -> dict[str, Bounds]:
+    """Name of an output -> its bounds. e is inf where nothing can be said."""
+    arrays = [a for _, a in leaves((dict(oracle.inputs), oracle.cotangent)) if is_real(a)]
+    small = moderate(arrays) and contract.store.precision < 53
+    arithmetic = Arithmetic(contract, np.dtype(np.float32 if small else np.float64), variance)
+    forms = contract.forms
+    kernels = [oracle.kernel] if forms.factored or oracle.merged is None else []
+    kernels += [oracle.merged] if forms.merged and oracle.merged is not None else []
+    found: dict[str, Bounds] = {}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for kernel in kernels:
+            xp = Namespace(arithmetic)
+            outputs = oracle.outputs(lambda a, xp=xp: leaf(xp, a), kernel)  # type: ignore[misc]
+            for name, output in outputs.items():
+                one = bounds_of(output, contract)
+                found[name] = one if name not in found else _either(found[name], one)
+    return found
+
+
+def bounds_of(output: Bounded, contract: Contract) -> Bounds:
+    """What a bounded array may be, once it is written as an output."""
+    arithmetic, stored = output.xp.arithmetic, output.stored()
+    if contract.output != contract.store:
+        stored = arithmetic.rounded(stored, contract.output)
+    zeros = np.zeros(stored.v.shape)
+    e = zeros if stored.e is None else stored.e.astype(np.float64) * _LOST
+    s = None
+    if arithmetic.variance:
+        s = zeros if stored.s is None else stored.s.astype(np.float64) * VARIANCE_UNIT
+    e[np.isnan(e) | ~np.isfinite(stored.v)] = np.inf
+    return Bounds(stored.v, e, s)
+
+
+def _either(a: Bounds, b: Bounds) -> Bounds:
+    s = a.s if b.s is None or a.s is None else np.maximum(a.s, b.s)
+    return Bounds(a.v, np.maximum(a.e, b.e), s)
+
+
+Outputs = Mapping[str, Bounds]

@@ -1,0 +1,272 @@
+"""The quantities of a kernel that an implementation may store, as a graph that is evaluated late.
+
+A number factor is not applied where the text has it but travels along: c · node. What an honest
+implementation may make of it is one rule: a factor may be applied where the text puts it, or on any stored
+operand or result further along the chain of products; it never moves upstream of a stored value.
+
+    Leaf      an input                     View     a transposed, reshaped, sliced … node
+    Product   (c_a a) (c_b b)              Sum      Σ c_i nodeᵢ, pending until it is used
+    Either    several formulas of one quantity
+
+Each node has its value in float64 (`value`) and, for a factor c, the enclosure of the stored
+c · node (`enclosure`), both computed once. The remaining nodes are in `elementwise` and `weights`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arithmetic import Arithmetic
+from .enclosure import VARIANCE_UNIT, Enclosure, half_ulp, is_power_of_two
+
+View_ = Callable[[np.ndarray], np.ndarray]
+
+
+class Node:
+    """One stored quantity."""
+
+    def __init__(self, arithmetic: Arithmetic, shape: tuple[int, ...]):
+        self.arithmetic, self.shape = arithmetic, shape
+        self._value: np.ndarray | None = None
+        self._enclosures: dict[float, Enclosure] = {}
+
+    def value(self) -> np.ndarray:
+        if self._value is None:
+            self._value = self._evaluate()
+        return self._value
+
+    def take_value(self, value: np.ndarray) -> None:
+        """Another formula of this quantity has been evaluated already."""
+        if self._value is None:
+            self._value = value
+
+    def enclosure(self, c: float = 1.0) -> Enclosure:
+        """The stored c · node, every admitted place of c included."""
+        size = abs(c)
+        if size not in self._enclosures:
+            self._enclosures[size] = self._enclose(size)
+        found = self._enclosures[size]
+        return found if c == size else found.times(-1)
+
+    def scaled(self, c: float) -> Enclosure:
+        """The stored node, then c on it: one rounding more."""
+        stored = self.enclosure().times(abs(c))
+        return stored if is_power_of_two(c) else self.arithmetic.rounded(stored)
+
+    def _evaluate(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def _enclose(self, c: float) -> Enclosure:
+        raise NotImplementedError
+
+
+class Leaf(Node):
+    """An input, exact."""
+
+    def __init__(self, arithmetic: Arithmetic, value: np.ndarray):
+        super().__init__(arithmetic, value.shape)
+        self._value = value
+
+    def _enclose(self, c: float) -> Enclosure:
+        if c == 1:
+            return self.arithmetic.exact(self.value())
+        scaled = self.enclosure().times(c)
+        return scaled if is_power_of_two(c) else self.arithmetic.rounded(scaled)
+
+
+class Pending(Node):
+    """c · node where a single node is wanted; no store of its own."""
+
+    def __init__(self, inner: Node, c: float):
+        super().__init__(inner.arithmetic, inner.shape)
+        self.inner, self.c = inner, c
+
+    def take_value(self, value: np.ndarray) -> None:
+        super().take_value(value)
+        if self.c:
+            self.inner.take_value(value / self.c)
+
+    def _evaluate(self) -> np.ndarray:
+        return self.c * self.inner.value()
+
+    def _enclose(self, c: float) -> Enclosure:
+        return self.inner.enclosure(self.c * c)
+
+
+class View(Node):
+    """The elements of a node in other places: nothing is computed."""
+
+    def __init__(self, inner: Node, f: View_, shape: tuple[int, ...]):
+        super().__init__(inner.arithmetic, shape)
+        self.inner, self.f = inner, f
+
+    def _evaluate(self) -> np.ndarray:
+        return self.f(self.inner.value())
+
+    def _enclose(self, c: float) -> Enclosure:
+        return self.inner.enclosure(c).view(self.f)
+
+
+class Joined(Node):
+    """Elements of several nodes side by side: concatenation, stacking, a choice by a mask."""
+
+    def __init__(self, nodes: Sequence[Node], f: Callable[..., np.ndarray], shape: tuple[int, ...]):
+        super().__init__(nodes[0].arithmetic, shape)
+        self.nodes, self.f = nodes, f
+
+    def _evaluate(self) -> np.ndarray:
+        return self.f(*(node.value() for node in self.nodes))
+
+    def _enclose(self, c: float) -> Enclosure:
+        parts = [node.enclosure(c) for node in self.nodes]
+        dtype = self.arithmetic.dtype
+        e, s = (
+            None if all(t is None for t in of) else self.f(*_filled(of, parts, dtype))
+            for of in ([p.e for p in parts], [p.s for p in parts])
+        )
+        return Enclosure(self.f(*(p.v for p in parts)), e, s, dtype)
+
+
+def _filled(arrays: list[Any], parts: list[Enclosure], dtype: np.dtype) -> list[np.ndarray]:
+    pairs = zip(arrays, parts, strict=True)
+    return [np.zeros(p.v.shape, dtype) if t is None else t for t, p in pairs]
+
+
+class Product(Node):
+    """(c_a a) (c_b b) of matrices, the factors pending in the term that holds the node."""
+
+    def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        super().__init__(a.arithmetic, (*batch, a.shape[-2], b.shape[-1]))
+        self.a, self.b, self.c_a, self.c_b = a, b, abs(c_a), abs(c_b)
+
+    def _evaluate(self) -> np.ndarray:
+        return self.a.value() @ self.b.value()
+
+    def _enclose(self, c: float) -> Enclosure:
+        if is_power_of_two(self.c_a) and is_power_of_two(self.c_b):
+            return self._anywhere(c, 1.0, 1.0)
+        found = self._anywhere(c / (self.c_a * self.c_b), self.c_a, self.c_b)
+        sites = self.arithmetic.contract.scale
+        if not (sites.operand or sites.result):
+            return found
+        return self.arithmetic.union(found, self._anywhere(c, 1.0, 1.0))
+
+    def _anywhere(self, c: float, c_a: float, c_b: float) -> Enclosure:
+        """c (c_a a) (c_b b) with c on the result, or on either operand."""
+        arithmetic = self.arithmetic
+        a, b = (
+            arithmetic.loaded(node.enclosure(factor))
+            for node, factor in ((self.a, c_a), (self.b, c_b))
+        )
+        e, s = arithmetic.product(a, b)
+        inner = c_a * c_b
+        if is_power_of_two(c) and not arithmetic.contract.store.overflows_soon:
+            return arithmetic.store(_scaled(self.value(), c * inner), *_times(e, s, c))
+        stored = arithmetic.store(_scaled(self.value(), inner), e, s).times(c)
+        if is_power_of_two(c):
+            return stored
+        result = arithmetic.rounded(stored)
+        if not arithmetic.contract.scale.operand:
+            return result
+        left, right = (self._on(side, a, b, c, result.v, e, s) for side in (0, 1))
+        return arithmetic.union(result, left, right)
+
+    def _on(
+        self,
+        side: int,
+        a: Enclosure,
+        b: Enclosure,
+        c: float,
+        v: np.ndarray,
+        e: np.ndarray,
+        s: np.ndarray | None,
+    ) -> Enclosure:
+        """c on one operand, which is stored then: e of the product plus that rounding's share."""
+        arithmetic, terms = self.arithmetic, a.v.shape[-1]
+        number = arithmetic.dtype.type
+        rounding = half_ulp((b if side else a).upper * number(c), arithmetic.contract.store)
+        e, s = _times(e, s, c)
+        wide = rounding * number(arithmetic.inflation(terms) + 2 * arithmetic.gamma(terms))
+        e = e + (a.upper @ wide if side else wide @ b.upper)
+        if arithmetic.variance:
+            square = rounding * rounding * number(1 / (3 * VARIANCE_UNIT))
+            of_it = a.square @ square if side else square @ b.square
+            s = of_it if s is None else s + of_it
+        return arithmetic.store(v, e, s)
+
+
+def _scaled(value: np.ndarray, c: float) -> np.ndarray:
+    return value if c == 1 else c * value
+
+
+def _times(
+    e: np.ndarray, s: np.ndarray | None, c: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    if c == 1:
+        return e, s
+    return e * e.dtype.type(c), None if s is None else s * e.dtype.type(c * c)
+
+
+class Sum(Node):
+    """c₁ node₁ + … + c_k node_k, added in any order."""
+
+    def __init__(self, arithmetic: Arithmetic, terms: Sequence[tuple[float, Node]]):
+        super().__init__(arithmetic, np.broadcast_shapes(*(node.shape for _, node in terms)))
+        self.terms = terms
+
+    def _evaluate(self) -> np.ndarray:
+        (c, node), *rest = self.terms
+        total = _scaled(node.value(), c)
+        for c, node in rest:
+            total = _accumulated(total, c, node.value())
+        return total
+
+    def _enclose(self, c: float) -> Enclosure:
+        if c != 1:
+            scaled = self.enclosure().times(c)
+            return scaled if is_power_of_two(c) else self.arithmetic.rounded(scaled)
+        parts = [node.enclosure(c) for c, node in self.terms]
+        e, s = _added([p.e for p in parts]), _added([p.s for p in parts])
+        if len(parts) > 2:
+            upper = _added([p.upper for p in parts])
+            extra = half_ulp(np.ascontiguousarray(upper), self.arithmetic.contract.store)
+            extra *= self.arithmetic.dtype.type(len(parts) - 2)
+            e = extra if e is None else e + extra
+        e, s = (None if t is None else np.broadcast_to(t, self.shape) for t in (e, s))
+        return self.arithmetic.store(self.value(), e, s)
+
+
+def _accumulated(total: np.ndarray, c: float, value: np.ndarray) -> np.ndarray:
+    if abs(c) == 1:
+        return total + value if c == 1 else total - value
+    return total + c * value
+
+
+def _added(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    present = [t for t in arrays if t is not None]
+    if not present:
+        return None
+    total = present[0]
+    for t in present[1:]:
+        total = total + t
+    return total
+
+
+class Either(Node):
+    """One quantity by several formulas: the value of the first, an error for each."""
+
+    def __init__(self, alternatives: Sequence[Node]):
+        super().__init__(alternatives[0].arithmetic, alternatives[0].shape)
+        self.alternatives = alternatives
+
+    def _evaluate(self) -> np.ndarray:
+        return self.alternatives[0].value()
+
+    def _enclose(self, c: float) -> Enclosure:
+        first, *others = self.alternatives
+        for other in others:
+            other.take_value(first.value())
+        found = [node.enclosure(c) for node in self.alternatives]
+        return self.arithmetic.union(*found)

@@ -1,0 +1,163 @@
+"""The verdict on the outputs of a kernel, from the bounds of a contract.
+
+Four tiers: the exact tests of `exact` need inputs of their own choice and are not run here; the
+certified bound, the statistics of the variance model, and the catalogue of known mistakes are.
+
+Limits:
+    "Certified" is certified for the stated contract: an evaluation that the contract does not
+    admit lies outside, however accurate it is. A tensor within its bounds is consistent with
+    rounding; what else it is consistent with, the diagnoses say (UNDECIDABLE).
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..trees import leaves
+from .bounds import Bounds, bounds
+from .claims import check_on_grid, check_output_grid, check_outputs
+from .contract import Contract
+from .findings import Diagnosis, Finding, Outcome, State, Status
+from .incoming import Received
+from .locate import locate
+from .matched_filter import diagnose
+from .mistakes.names import NOT_APPLIED
+from .oracle import Oracle, is_real
+from .statistics import statistics
+
+
+def judge(
+    actual: Any,
+    oracle: Oracle,
+    contract: Contract,
+    *,
+    left_out: Collection[str] = (),
+    known_mistakes: bool = True,
+) -> Outcome:
+    """The verdict on `actual`, a mapping of names to arrays of any library, or y alone.
+
+    Outputs in `left_out` are not judged. Without `known_mistakes` nothing is diagnosed, which
+    saves one evaluation of the kernel for each.
+
+    Errors:
+        ValueError if a name or a shape is wrong, an input is not on the contract's grid of inputs,
+        or an output holds numbers that the contract's output grid has not; TypeError for what is
+        no array.
+    """
+    for path, leaf in leaves(dict(oracle.inputs)):
+        if is_real(leaf):
+            check_on_grid(path.rpartition(".")[2] or path, leaf, contract.inputs)
+    found = bounds(oracle, contract)
+    given = check_outputs(actual, {n: b.v.shape for n, b in found.items()}, left_out=left_out)
+    notes = {n: (*t.notes, *check_output_grid(n, t, contract)) for n, t in given.items()}
+    findings = [_finding(n, t, found[n], contract, notes[n]) for n, t in given.items()]
+    diagnoses = _diagnosed(given, oracle, found, contract) if known_mistakes else ()
+    if diagnoses and not any(f.status is Status.BUG for f in findings):
+        findings = [_with_diagnoses(f, diagnoses) for f in findings]
+    return Outcome(contract, tuple(findings), diagnoses)
+
+
+def _finding(
+    name: str, given: Received, bound: Bounds, contract: Contract, notes: tuple[str, ...]
+) -> Finding:
+    y, v, e = given.values, bound.v, bound.e
+    if v.size == 0:
+        return Finding(name, Status.EXACT, "empty: nothing to compare", v.shape, where=notes)
+    unknown = ~np.isfinite(e)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.where(y == v, 0.0, y - v)
+        ratio = np.where(error == 0, 0.0, np.abs(error) / e)
+    ratio = np.where(unknown, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+    outside = ratio > 1
+    status, reason = _status(y, v, e, ratio, unknown, contract)
+    chance = statistics(np.where(unknown, 0.0, error), np.where(unknown, 0.0, bound.s))
+    if status is Status.ROUNDING and chance.suspicion:
+        status, reason = Status.SUSPECT, chance.suspicion
+    found = Finding(
+        name,
+        status,
+        reason,
+        v.shape,
+        outside=int(np.count_nonzero(outside)),
+        undecidable=int(np.count_nonzero(unknown)),
+        max_z=chance.max_z,
+        rms_z=chance.rms_z,
+        where=notes,
+    )
+    return _with_worst(found, y, v, e, ratio, contract)
+
+
+def _status(
+    y: np.ndarray,
+    v: np.ndarray,
+    e: np.ndarray,
+    ratio: np.ndarray,
+    unknown: np.ndarray,
+    contract: Contract,
+) -> tuple[Status, str]:
+    outside = ratio > 1
+    if outside.any():
+        lost = int(np.count_nonzero(outside & ~np.isfinite(y)))
+        return Status.BUG, f"{lost:,} NaN or infinite where the contract has no reason" if lost else ""
+    if unknown.any():
+        count = int(np.count_nonzero(unknown))
+        return Status.UNDECIDABLE, f"{count:,} elements may overflow {contract.store.name}, legally"
+    with np.errstate(over="ignore"):
+        if np.array_equal(contract.output.round(v * 1.0), y):
+            return Status.EXACT, "every element is the correctly rounded value"
+    if np.all(np.abs(v) <= e) and np.any(v != 0):
+        return Status.UNDECIDABLE, "cancellation: rounding may be as large as every element"
+    return Status.ROUNDING, ""
+
+
+def _with_worst(
+    found: Finding,
+    y: np.ndarray,
+    v: np.ndarray,
+    e: np.ndarray,
+    ratio: np.ndarray,
+    contract: Contract,
+) -> Finding:
+    worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    with np.errstate(invalid="ignore"):
+        ulps = float(np.abs(y[worst] - v[worst]) / contract.output.ulp(v[worst]))
+    where = found.where
+    if found.status is Status.BUG:
+        where = (*where, *locate(ratio, None, y - v, v))
+    return replace(
+        found,
+        ratio=float(ratio[worst]),
+        worst=tuple(int(i) for i in worst),
+        actual=float(y[worst]),
+        expected=float(v[worst]),
+        bound=float(e[worst]),
+        ulps=ulps,
+        where=where,
+    )
+
+
+def _diagnosed(
+    given: dict[str, Received], oracle: Oracle, found: dict[str, Bounds], contract: Contract
+) -> tuple[Diagnosis, ...]:
+    if not oracle.mistakes:
+        return ()
+    values = {n: t.values for n, t in given.items()}
+    variances = {n: np.where(np.isfinite(b.e), b.s, np.nan) for n, b in found.items()}
+    grids = dict.fromkeys(found, contract.output)
+    merged_on = contract.store if contract.forms.merged else None
+    return diagnose(values, oracle, variances, grids, merged_on=merged_on)
+
+
+def _with_diagnoses(found: Finding, diagnoses: tuple[Diagnosis, ...]) -> Finding:
+    """Within the bounds, but a known mistake fits; or the inputs cannot show the update."""
+    present = [d.name for d in diagnoses if d.state is State.PRESENT]
+    if present:
+        names = "; ".join(present)
+        return replace(found, status=Status.SUSPECT, reason=f"within its bounds, but fits: {names}")
+    unseen = any(d.name == NOT_APPLIED and d.state is State.UNDECIDABLE for d in diagnoses)
+    if unseen and found.name == "y" and found.status in (Status.EXACT, Status.ROUNDING):
+        text = "the update is swamped: an output without it would pass as well"
+        return replace(found, status=Status.UNDECIDABLE, reason=text)
+    return found
