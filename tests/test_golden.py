@@ -1,4 +1,4 @@
-"""Values and gradients recorded from PEFT and loralib: the leg that catches a misread paper.
+"""Values and gradients recorded from PEFT, loralib and transformers: what catches a misread paper.
 
 Both routes of an adapter could agree on a wrong formula; a recording of the framework cannot. The
 files name version, command and a reason for each case; reading them needs neither framework.
@@ -13,6 +13,7 @@ import pytest
 from lora_ref.adapters import (
     BiasedLoRA,
     ConvLoRA,
+    DoRA,
     EmbeddingLoRA,
     FanInFanOut,
     FusedLoRA,
@@ -24,6 +25,7 @@ from lora_ref.adapters.experts import from_peft, to_peft
 from lora_ref.adapters.fused_qkv import blocks
 from lora_ref.adapters.lora import scaling, stabilised_scaling
 from lora_ref.checkpoint import SafetensorsFile
+from lora_ref.layers import rotary_angles, rotary_half, rotary_interleaved
 from lora_ref.layers.convolution import Geometry, same_padding, ungrouped
 from lora_ref.layers.linear import adapted_linear
 from lora_ref.layers.padding import pad_circular, pad_reflect, pad_replicate, pad_zeros
@@ -31,7 +33,13 @@ from lora_ref.testing.tolerance import assert_close
 
 VECTORS = Path(__file__).parent / "vectors"
 PADS = {"circular": pad_circular, "reflect": pad_reflect, "replicate": pad_replicate}
-EXACT_NAMES = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
+EXACT_NAMES = {
+    "lora_A": "A",
+    "lora_B": "B",
+    "lora_embedding_A": "A",
+    "lora_embedding_B": "B",
+    "lora_magnitude_vector": "m",
+}
 
 
 class Recorded:
@@ -92,8 +100,11 @@ def adapted(case: Recorded, lora: LoRA):
     """The adapter of a linear case, in the layout of its base."""
     if case.has("adapter/B.bias"):
         return BiasedLoRA(lora, case["adapter/B.bias"])
+    adapter = lora
+    if case.has("adapter/m"):
+        adapter = DoRA(lora.A, lora.B, case["adapter/m"], lora.scale, detach_norm=True)
     inputs_first = case.fields["layer"] == "Conv1D" or case.config.get("fan_in_fan_out")
-    return FanInFanOut(lora) if inputs_first else lora
+    return FanInFanOut(adapter) if inputs_first else adapter
 
 
 @pytest.mark.parametrize(
@@ -109,6 +120,8 @@ def test_a_linear_layer_gives_the_recorded_numbers(case):
     case.expect("y", y)
     case.expect("d_input/0", dx)
     case.expect_gradients(inner.A, inner.B)
+    if case.has("adapter/m"):
+        case.expect("d_adapter/m", inner.m)
     case.expect("merged/weight", adapter.merge(W))
     if b is not None:
         case.expect("merged/bias", adapter.bias(b)[0])
@@ -200,3 +213,35 @@ def test_a_merged_linear_of_loralib_gives_the_recorded_numbers(case):
     case.expect("d_input/0", dx)
     case.expect_gradients(np.concatenate([dq.A, dv.A]), np.concatenate([dq.B, dv.B]))
     case.expect("merged/weight", adapter.merge(W))
+
+
+ROTARY = ("Llama", "GPTNeoX", "GPTJ")
+
+
+@pytest.mark.parametrize("case", recorded("transformers_rotary", *ROTARY))
+def test_a_rotary_embedding_gives_the_recorded_numbers(case):
+    """With the recorded cos and sin, which by halves are there twice in a row."""
+    cos, sin = case["cos"], case["sin"]
+    if case.fields["layer"] == "GPTJ":
+        turn, cos, sin = rotary_interleaved, cos[:, :, None], sin[:, :, None]
+    else:
+        half = cos.shape[-1] // 2
+        turn, cos, sin = rotary_half, cos[:, None, :, :half], sin[:, None, :, :half]
+    for name in ("q", "k"):
+        y, backward = turn(case[name], cos=cos, sin=sin)
+        case.expect(f"{name}_turned", y)
+        case.expect(f"d{name}", backward(case[f"d{name}_turned"]))
+
+
+@pytest.mark.parametrize("case", recorded("transformers_rotary", *ROTARY))
+def test_rotary_angles_are_the_recorded_ones(case):
+    """GPT-J's in float64; the others compute them in float32."""
+    is_exact = case.fields["layer"] == "GPTJ"
+    width = case["cos"].shape[-1] * (2 if is_exact else 1)
+    for name, found in zip(
+        ("cos", "sin"),
+        rotary_angles(case["positions"], width, base=case.config.get("base", 10000.0)),
+        strict=True,
+    ):
+        kind = "golden" if is_exact else "float32"
+        assert_close(found, case[name][..., : width // 2], kind, f"{case.name}, {name}")

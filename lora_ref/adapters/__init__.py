@@ -2,6 +2,7 @@
 
 from .base import Adapter, apply_merged
 from .conv import ConvLoRA
+from .dora import DoRA
 from .embedding import EmbeddingLoRA
 from .experts import ExpertLoRA
 from .fan_in_fan_out import FanInFanOut
@@ -13,6 +14,7 @@ from .loralib_conv import LoralibConvLoRA
 
 ADAPTERS: tuple[type[Adapter], ...] = (
     LoRA,
+    DoRA,
     LoRASum,
     FanInFanOut,
     EmbeddingLoRA,
@@ -28,6 +30,7 @@ __all__ = [
     "Adapter",
     "BiasedLoRA",
     "ConvLoRA",
+    "DoRA",
     "EmbeddingLoRA",
     "ExpertLoRA",
     "FanInFanOut",

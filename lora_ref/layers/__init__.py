@@ -22,6 +22,7 @@ from .loss import cross_entropy
 from .mlp import GateUpDown, UpDown, gated_mlp, mlp
 from .multi_head import QKVO, multi_head_attention, self_attention
 from .normalization import layer_norm, rms_norm
+from .rotary import rotary_angles, rotary_half, rotary_interleaved
 from .softmax import log_softmax, softmax
 
 LAYERS = (
@@ -32,6 +33,8 @@ LAYERS = (
     log_softmax,
     attention,
     grouped_query_attention,
+    rotary_half,
+    rotary_interleaved,
     layer_norm,
     rms_norm,
     relu,
@@ -72,6 +75,9 @@ __all__ = [
     "relu",
     "residual",
     "rms_norm",
+    "rotary_angles",
+    "rotary_half",
+    "rotary_interleaved",
     "self_attention",
     "silu",
     "softmax",

@@ -14,6 +14,7 @@ import numpy as np
 from ..adapters import (
     BiasedLoRA,
     ConvLoRA,
+    DoRA,
     FanInFanOut,
     FusedLoRA,
     LoRA,
@@ -40,6 +41,14 @@ def _lora(rng: Rng, m: int, n: int, rank: int, scale: float = SCALE) -> LoRA:
 
 def _case(adapter: Any, rng: Rng, x: tuple[int, ...], W: tuple[int, ...]) -> Case:
     return Case(adapter, (rng.standard_normal(x), rng.standard_normal(W)))
+
+
+def _dora(rng: Rng, square: int | None) -> Case:
+    """Magnitudes of both signs, and none that is the norm of its row."""
+    n, m, rank = [square] * 3 if square else (11, 7, 3)
+    lora = _lora(rng, m, n, rank)
+    adapter = DoRA(lora.A, lora.B, rng.standard_normal(m), SCALE)
+    return _case(adapter, rng, (*LEADING, n), (m, n))
 
 
 def _lora_sum(rng: Rng, square: int | None) -> Case:
@@ -101,6 +110,7 @@ def _loralib_conv(rng: Rng, square: int | None) -> Case:
 
 
 EXAMPLES: dict[type, Callable[[Rng, int | None], Case]] = {
+    DoRA: _dora,
     LoRASum: _lora_sum,
     FanInFanOut: _fan_in_fan_out,
     BiasedLoRA: _biased,

@@ -33,6 +33,9 @@ from ..layers import (
     recompute,
     relu,
     rms_norm,
+    rotary_angles,
+    rotary_half,
+    rotary_interleaved,
     self_attention,
     softmax,
 )
@@ -84,6 +87,13 @@ def _grouped(heads: int, kv_heads: int, mask: tuple[int, ...], rng: Rng) -> Case
     static = {"mask": rng.random(mask) < 0.7} if mask else {}
     qkv = tuple(rng.standard_normal(shape) for shape in shapes)
     return Case(Call(grouped_query_attention, static), qkv)
+
+
+def _rotary(function: Callable[..., Any], width: int, positions: tuple[int, ...], rng: Rng) -> Case:
+    """Queries (2, 3, 5, 8), of whose features the first `width` turn."""
+    p = rng.integers(-40, 40, size=positions)
+    cos, sin = rotary_angles(p, width, base=50.0)
+    return Case(Call(function, {"cos": cos, "sin": sin}), (rng.standard_normal((2, 3, 5, 8)),))
 
 
 def _factored(rng: Rng) -> Case:
@@ -197,6 +207,10 @@ _SPECIAL: dict[str, Make] = {
     "grouped_query_attention, multi-query": partial(_grouped, 3, 1, (2, 1, 1, 7)),
     "grouped_query_attention, mask by head": partial(_grouped, 6, 2, (2, 6, 5, 7)),
     "grouped_query_attention, row mask by head": partial(_grouped, 6, 2, (6, 1, 7)),
+    "rotary_half": partial(_rotary, rotary_half, 8, (5,)),
+    "rotary_half, partial, by batch": partial(_rotary, rotary_half, 6, (2, 1, 5)),
+    "rotary_interleaved": partial(_rotary, rotary_interleaved, 8, (5,)),
+    "rotary_interleaved, partial, by batch": partial(_rotary, rotary_interleaved, 6, (2, 1, 5)),
     "factored_attention": _factored,
     "linear_of_data": _of_data,
     "relu": _away_from_0,

@@ -90,7 +90,8 @@ class Grid:
     def _round_special(self, v: np.ndarray) -> np.ndarray:
         """`round` where the bits alone do not tell: subnormal, too large, inf or NaN."""
         quantum = self.ulp(v)
-        rounded = np.where(np.isfinite(v), np.rint(v / quantum) * quantum, v)
+        with np.errstate(over="ignore"):
+            rounded = np.where(np.isfinite(v), np.rint(v / quantum) * quantum, v)
         limit = np.inf if self.has_inf else self.largest
         return np.where(np.abs(rounded) > self.largest, np.copysign(limit, v), rounded)
 

@@ -23,7 +23,7 @@ from lora_ref.shapes import ShapeError
 from lora_ref.testing.adapter_examples import adapter_example
 from lora_ref.testing.checks import ADAPTER_CHECKS, assert_trees_close
 from lora_ref.testing.examples import Case
-from lora_ref.testing.gradcheck import gradcheck
+from lora_ref.testing.gradient_check import gradcheck
 from lora_ref.testing.tolerance import assert_close
 from lora_ref.trees import leaves
 

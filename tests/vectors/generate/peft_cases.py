@@ -291,4 +291,18 @@ CASES = {
         {"num_heads": 2, "batch_first": True},
         AttentionNet,
     ),
+    "linear_dora": linear(3, 5, "m V / |V| by row, norm detached; base bias", use_dora=True),
+    "linear_dora_square": linear(
+        4, 10, "square: a norm by column does not fail by shape", 6, 6, use_dora=True
+    ),
+    "linear_dora_no_base_bias": linear(2, 7, "no base bias", bias=False, use_dora=True),
+    "linear_dora_rslora": linear(
+        5, 7, "V at s = alpha/sqrt(r)", 13, 8, use_dora=True, use_rslora=True
+    ),
+    "conv1d_transformers_dora": Case(
+        lambda: Conv1D(11, 7),
+        ((2, 3, 7),),
+        {"r": 3, "lora_alpha": 5, "fan_in_fan_out": True, "use_dora": True},
+        "fan_in_fan_out: the norm is still over the inputs, one for each output",
+    ),
 }
