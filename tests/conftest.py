@@ -16,6 +16,8 @@ import pytest
 
 from lora_ref.testing.checks import read_only
 
+pytest_plugins = ["pytester"]
+
 hypothesis.settings.register_profile(
     "ci", derandomize=True, max_examples=40, deadline=None, database=None, print_blob=True
 )

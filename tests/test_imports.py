@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the bottom up. A room may import the rooms below it, and itself.
 ROOMS = (
     {"arrays"},
-    {"shapes", "trees"},
+    {"shapes", "trees", "pages"},
     {"layers"},
     {"adapters"},
     {"quant"},
@@ -25,7 +25,11 @@ ROOMS = (
     {"cli"},
     {"__main__"},
 )
-KIT = {"layers", "adapters", "quant"}  # what lora_ref.testing may import besides the foundations
+# What lora_ref.testing may import besides the foundations.
+KIT = {"layers", "adapters", "quant", "verdict"}
+STRATEGIES = {
+    f"testing/{name}.py" for name in ("strategies", "case_strategies", "array_strategies")
+}
 PEERS = {"torch", "peft", "transformers", "jax", "bitsandbytes", "jaxtyping", "beartype", "dask"}
 HEAVY = (
     PEERS,
@@ -68,7 +72,7 @@ def test_imports_go_one_way(path):
     if room == "__init__":
         return
     if room == "testing":
-        allowed = {"testing", *KIT, "arrays", "shapes", "trees"}
+        allowed = {"testing", *KIT, *set.union(*ROOMS[:2])}
     else:
         allowed = {room}.union(*ROOMS[: level(room)])
     assert found <= allowed
@@ -83,7 +87,7 @@ def test_no_file_imports_a_peer_not_even_late(path):
         elif isinstance(node, ast.ImportFrom) and not node.level:
             roots.add(node.module.split(".")[0])
     assert roots & PEERS == set()
-    assert "hypothesis" not in roots or name_of(path) == "testing/strategies.py"
+    assert "hypothesis" not in roots or name_of(path) in STRATEGIES
 
 
 def dotted(node):
@@ -130,3 +134,8 @@ def modules_after(statement):
 )
 def test_an_import_loads_numpy_and_nothing_heavy(statement):
     assert modules_after(statement) & set.union(*HEAVY) == set()
+
+
+def test_the_pytest_plugin_loads_pytest_and_neither_numpy_nor_hypothesis():
+    loaded = modules_after("import lora_ref.testing.plugin")
+    assert loaded & (set.union(*HEAVY) | {"numpy"}) == {"pytest"}

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lora_ref.adapters import ADAPTERS, BiasedLoRA, LoRA, apply_merged
+from lora_ref.adapters import ADAPTERS, BiasedLoRA, DoRA, LoRA, apply_merged
 from lora_ref.adapters.lora import scaling, stabilised_scaling, swap
 from lora_ref.arrays import rows
 from lora_ref.layers.linear import affine, linear
@@ -238,6 +238,8 @@ def test_an_adapter_is_drawn_with_fields_that_fit(lora):
 def test_the_routes_of_every_adapter_agree_at_many_points(cls):
     @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2, 3]))
     def holds(seed, square):
+        # A row of one entry cannot turn: what DoRA gives for dA and dB there is rounding alone.
+        assume(cls is not DoRA or square != 1)
         check_routes_agree(
             lambda rng: adapter_example(cls, rng, square), np.random.default_rng(seed)
         )

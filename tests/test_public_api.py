@@ -80,8 +80,8 @@ def test_all_is_the_public_names(package):
     module = importlib.import_module(package)
     names = {
         name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        for name in dir(module)
+        if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
     }
     listed = {*getattr(module, "__all__", ())}
     rooms = {name for name in listed if inspect.ismodule(getattr(module, name))}

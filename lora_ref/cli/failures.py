@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 
 from ..checkpoint.errors import CheckpointError
-from ..verify.printable import printable
+from ..pages.printable import printable
 
 UNUSABLE, FAULT, INTERRUPTED, NO_READER = 2, 3, 130, 141
 

@@ -3,8 +3,8 @@
 import os
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..pages.printable import printable
 from ..verify.merge import DTYPES_OF_MERGE, merge
-from ..verify.printable import printable
 from .failures import Usage, refuse_empty
 from .progress import progress
 from .terminal import print_lines

@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..pages.printable import printable
 from ..verify import BUG, EXACT, ROUNDING, UNDECIDABLE, Report, Verdict
-from ..verify.printable import printable
 from ..verify.summary import (
     STATUSES,
     Group,

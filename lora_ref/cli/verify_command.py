@@ -12,8 +12,8 @@ from ..checkpoint.atomic import new_file, refuse_target
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.errors import refusal
 from ..checkpoint.peft_config import CONFIG_NAME, LoraConfig
+from ..pages.printable import printable
 from ..verify import BUG, Report, verify
-from ..verify.printable import printable
 from ..verify.report_html import as_html
 from ..verify.report_json import as_json
 from ..verify.summary import exit_status

@@ -1,26 +1,56 @@
-"""The public test kit: gradient check, conformance checks, example inputs, tolerances.
+"""The public test kit: gradient check, conformance checks, verdicts, examples, tolerances.
 
-The Hypothesis strategies are in `lora_ref.testing.strategies`, which alone imports Hypothesis.
+Each name is imported when it is first asked for: pytest loads `lora_ref.testing.plugin` in every
+run, whether or not a test uses it. The Hypothesis strategies are in `lora_ref.testing.strategies`,
+`case_strategies` and `array_strategies`, which alone import Hypothesis.
 """
 
-from .checks import (
-    ADAPTER_CHECKS,
-    LAYER_CHECKS,
-    assert_trees_close,
-    check_apply_gradient,
-    check_dtype,
-    check_layer_gradient,
-    check_leading_axes,
-    check_library,
-    check_linear_backward,
-    check_own_type,
-    check_pure,
-    check_routes_agree,
-    check_weight_gradient,
-)
-from .examples import Case, Make, adapter_case, converted, function_case
-from .gradcheck import gradcheck
-from .tolerance import TOLERANCE, Mismatch, assert_close, relative_error
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from .checks import (
+        ADAPTER_CHECKS,
+        LAYER_CHECKS,
+        assert_trees_close,
+        check_apply_gradient,
+        check_dtype,
+        check_layer_gradient,
+        check_leading_axes,
+        check_library,
+        check_linear_backward,
+        check_own_type,
+        check_pure,
+        check_routes_agree,
+        check_weight_gradient,
+    )
+    from .examples import Case, Make, adapter_case, converted, function_case
+    from .gradient_check import gradcheck
+    from .matches import assert_matches
+    from .tolerance import TOLERANCE, Mismatch, assert_close, relative_error
+
+_HOMES = {
+    "checks": (
+        "ADAPTER_CHECKS",
+        "LAYER_CHECKS",
+        "assert_trees_close",
+        "check_apply_gradient",
+        "check_dtype",
+        "check_layer_gradient",
+        "check_leading_axes",
+        "check_library",
+        "check_linear_backward",
+        "check_own_type",
+        "check_pure",
+        "check_routes_agree",
+        "check_weight_gradient",
+    ),
+    "examples": ("Case", "Make", "adapter_case", "converted", "function_case"),
+    "gradient_check": ("gradcheck",),
+    "matches": ("assert_matches",),
+    "tolerance": ("TOLERANCE", "Mismatch", "assert_close", "relative_error"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ADAPTER_CHECKS",
@@ -31,6 +61,7 @@ __all__ = [
     "Mismatch",
     "adapter_case",
     "assert_close",
+    "assert_matches",
     "assert_trees_close",
     "check_apply_gradient",
     "check_dtype",
@@ -47,3 +78,13 @@ __all__ = [
     "gradcheck",
     "relative_error",
 ]
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    raise AttributeError(f"module 'lora_ref.testing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -19,7 +19,7 @@ from ..adapters.base import apply_merged
 from ..arrays import library_of, namespace, on_device_of
 from ..trees import Tree, leaves, tree_map
 from .examples import Make, converted
-from .gradcheck import gradcheck, is_float64, random_like
+from .gradient_check import gradcheck, is_float64, random_like
 from .tolerance import Mismatch, assert_close, to_numpy
 
 Rng = np.random.Generator

@@ -137,6 +137,16 @@ class Contract:
         changed = ", ".join(f"{name} {_shown(value)}" for name, value in fields.items())
         return replace(self, name=f"{self.name} with {changed}", **fields)
 
+    def __repr__(self) -> str:
+        """PRESETS['bfloat16'] for a preset; what is none has all its fields."""
+        if PRESETS.get(self.name) == self:
+            return f"PRESETS[{self.name!r}]"
+        said = (f"{name}={getattr(self, name)!r}" for name in self.__dataclass_fields__)
+        return f"Contract({', '.join(said)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # Hypothesis spells a dataclass out otherwise
+
     def __str__(self) -> str:
         load = f", loaded as {self.load.name}" if self.load else ""
         return (
@@ -151,7 +161,7 @@ class Contract:
             f"inputs are numbers of {self.inputs.name}, taken exactly",
             *([f"matrix products round their operands to {self.load.name}"] if self.load else []),
             f"sums of products: {self.order}, every addition rounded to {self.accumulate}",
-            f"an intermediate that is written: rounded to {self.store.name}; fused code may skip it",
+            f"intermediates: rounded to {self.store.name} when written, which fused code may skip",
             f"results: rounded to {self.output.name}",
             f"exp, log, tanh and erf: {self.exp_ulps:g} ulps of {self.accumulate.grid.name}",
             *self._explain_scale(),

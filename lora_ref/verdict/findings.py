@@ -7,7 +7,7 @@ bug          an element is outside the bound: no evaluation that the contract ad
 undecidable  the contract admits everything for some elements, and nothing else is wrong
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from .contract import Contract
@@ -37,7 +37,7 @@ class Diagnosis:
 
     `error` is the standard deviation of `share`; `signal` is how many standard deviations the
     whole mistake would stand out by. Below 8 nothing is decided: these inputs at this precision
-    cannot show it.
+    cannot show it. `reason` says why nothing is decided, or what else is to be known.
     """
 
     name: str
@@ -46,6 +46,23 @@ class Diagnosis:
     share: float
     error: float
     signal: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A path and its strength in the outputs, 1 if right, with a standard deviation."""
+
+    name: str
+    value: float
+    error: float
+
+    def is_off(self, slack: float = 2.0**-8) -> bool:
+        """Whether it is not 1, beyond its error and what rounding the factor itself can do."""
+        return abs(self.value - 1) > 6 * self.error + slack
+
+    def __str__(self) -> str:
+        return f"{self.name} path {self.value:.5g} ± {self.error:.2g}"
 
 
 @dataclass(frozen=True)
@@ -81,13 +98,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict on all outputs that were judged together."""
+    """The verdict on all outputs that were judged together.
+
+    `audit` says what an implementation does instead of what it claims, `power` which mistakes
+    these inputs could not have shown, and which inputs would.
+    """
 
     contract: Contract
     findings: tuple[Finding, ...]
     diagnoses: tuple[Diagnosis, ...] = ()
+    gains: tuple[Gain, ...] = ()
     audit: tuple[str, ...] = ()
-    power: tuple[str, ...] = field(default=())
+    power: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from ..trees import leaves
+from .audit import audit
 from .bounds import Bounds, bounds
 from .claims import check_on_grid, check_output_grid, check_outputs
 from .contract import Contract
-from .findings import Diagnosis, Finding, Outcome, State, Status
+from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
 from .incoming import Received
 from .locate import locate
 from .matched_filter import diagnose
 from .mistakes.names import NOT_APPLIED
 from .oracle import Oracle, is_real
+from .path_gains import path_gains
 from .statistics import statistics
 
 
@@ -53,10 +55,25 @@ def judge(
     given = check_outputs(actual, {n: b.v.shape for n, b in found.items()}, left_out=left_out)
     notes = {n: (*t.notes, *check_output_grid(n, t, contract)) for n, t in given.items()}
     findings = [_finding(n, t, found[n], contract, notes[n]) for n, t in given.items()]
-    diagnoses = _diagnosed(given, oracle, found, contract) if known_mistakes else ()
-    if diagnoses and not any(f.status is Status.BUG for f in findings):
-        findings = [_with_diagnoses(f, diagnoses) for f in findings]
-    return Outcome(contract, tuple(findings), diagnoses)
+    if not (known_mistakes and oracle.mistakes):
+        return Outcome(contract, tuple(findings))
+    values = {n: t.values for n, t in given.items()}
+    variances = {n: np.where(np.isfinite(found[n].e), found[n].s, np.nan) for n in given}
+    diagnoses = diagnose(values, oracle, contract, variances)
+    gains = path_gains(values, oracle, contract, variances)
+    if not any(f.status is Status.BUG for f in findings):
+        findings = [_with_mistakes(f, diagnoses, gains) for f in findings]
+    odd = any(f.status in (Status.BUG, Status.SUSPECT) for f in findings)
+    explained = any(d.state is State.PRESENT for d in diagnoses)
+    departures = audit(values, oracle, contract, found) if odd and not explained else ()
+    return Outcome(
+        contract,
+        tuple(findings),
+        diagnoses,
+        gains,
+        tuple(str(d) for d in departures),
+        _blind(oracle, diagnoses),
+    )
 
 
 def _finding(
@@ -100,7 +117,10 @@ def _status(
     outside = ratio > 1
     if outside.any():
         lost = int(np.count_nonzero(outside & ~np.isfinite(y)))
-        return Status.BUG, f"{lost:,} NaN or infinite where the contract has no reason" if lost else ""
+        return (
+            Status.BUG,
+            f"{lost:,} NaN or infinite where the contract has no reason" if lost else "",
+        )
     if unknown.any():
         count = int(np.count_nonzero(unknown))
         return Status.UNDECIDABLE, f"{count:,} elements may overflow {contract.store.name}, legally"
@@ -125,7 +145,7 @@ def _with_worst(
         ulps = float(np.abs(y[worst] - v[worst]) / contract.output.ulp(v[worst]))
     where = found.where
     if found.status is Status.BUG:
-        where = (*where, *locate(ratio, None, y - v, v))
+        where = (*locate(ratio, None, y - v, v), *where)
     return replace(
         found,
         ratio=float(ratio[worst]),
@@ -138,26 +158,25 @@ def _with_worst(
     )
 
 
-def _diagnosed(
-    given: dict[str, Received], oracle: Oracle, found: dict[str, Bounds], contract: Contract
-) -> tuple[Diagnosis, ...]:
-    if not oracle.mistakes:
-        return ()
-    values = {n: t.values for n, t in given.items()}
-    variances = {n: np.where(np.isfinite(b.e), b.s, np.nan) for n, b in found.items()}
-    grids = dict.fromkeys(found, contract.output)
-    merged_on = contract.store if contract.forms.merged else None
-    return diagnose(values, oracle, variances, grids, merged_on=merged_on)
-
-
-def _with_diagnoses(found: Finding, diagnoses: tuple[Diagnosis, ...]) -> Finding:
+def _with_mistakes(
+    found: Finding, diagnoses: tuple[Diagnosis, ...], gains: tuple[Gain, ...]
+) -> Finding:
     """Within the bounds, but a known mistake fits; or the inputs cannot show the update."""
     present = [d.name for d in diagnoses if d.state is State.PRESENT]
-    if present:
-        names = "; ".join(present)
-        return replace(found, status=Status.SUSPECT, reason=f"within its bounds, but fits: {names}")
+    off = [str(g) for g in gains if g.is_off()]
+    if present or off:
+        text = f"within its bounds, but fits: {'; '.join(present)}" if present else "; ".join(off)
+        return replace(found, status=Status.SUSPECT, reason=text)
     unseen = any(d.name == NOT_APPLIED and d.state is State.UNDECIDABLE for d in diagnoses)
     if unseen and found.name == "y" and found.status in (Status.EXACT, Status.ROUNDING):
         text = "the update is swamped: an output without it would pass as well"
         return replace(found, status=Status.UNDECIDABLE, reason=text)
     return found
+
+
+def _blind(oracle: Oracle, diagnoses: tuple[Diagnosis, ...]) -> tuple[str, ...]:
+    """What these inputs could not have shown, why, and which would."""
+    advice = {m.name: m.advice for m in oracle.mistakes}
+    blind = [d for d in diagnoses if d.state is State.UNDECIDABLE]
+    sentences = (f"{d.name}: {d.reason}; {advice.get(d.name, '')}" for d in blind)
+    return tuple(sentence.rstrip("; ") for sentence in sentences)

@@ -26,12 +26,14 @@ class Mistake:
     """A known bug: its name, the formula that it makes of the right one, and what it gives.
 
     `outputs` computes the outputs that the bug changes, in float64, from an oracle; the others
-    are as they should be. None: the bug cannot be made with these inputs.
+    are as they should be. None: the bug cannot be made with these inputs. `advice` says which
+    inputs show it better.
     """
 
     name: str
     formula: str
     outputs: Callable[["Oracle"], dict[str, np.ndarray] | None]
+    advice: str = ""
 
 
 @dataclass(frozen=True, eq=False)

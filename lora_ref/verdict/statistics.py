@@ -38,7 +38,9 @@ class Statistics:
     def suspicion(self) -> str:
         """Why the errors are not what random roundings leave; empty if they are."""
         if self.max_z > self.limit:
-            return f"an error of {self.max_z:.3g} standard deviations, the limit is {self.limit:.3g}"
+            return (
+                f"an error of {self.max_z:.3g} standard deviations, the limit is {self.limit:.3g}"
+            )
         if self.rms_z > LARGEST_RMS:
             return f"errors of {self.rms_z:.3g} standard deviations, where rounding leaves 1"
         return ""

@@ -10,13 +10,11 @@ Limits:
 
 import math
 from collections.abc import Iterator
-from html import escape
 
+from ..pages.page import as_name, as_text, badge, page, table
 from .error_map import bounds_for, draw, level_names
 from .judge import BUG, Verdict
 from .measure import MAP, Measure
-from .printable import printable
-from .report_style import STYLE
 from .summary import (
     STATUSES,
     Case,
@@ -36,12 +34,23 @@ from .verify import Report
 MOST_MAPS = 60
 
 
+COLUMNS = (
+    ("tensor", False),
+    ("verdict", False),
+    ("c", True),
+    ("ρ", True),
+    ("ulps", True),
+    ("rounded", True),
+    ("recipe or diagnosis", False),
+)
+
+
 def as_html(report: Report, *, strict: bool, version: str) -> bytes:
     """The report as a self-contained page in UTF-8."""
     status = overall(report)
     body = [
-        f'<header><p class="what">lora-ref verify {_text(version)}</p>',
-        f'<h1 class="{status}">{_text(conclusion(report, strict))}</h1>',
+        f'<header><p class="what">lora-ref verify {as_text(version)}</p>',
+        f'<h1 class="{status}">{as_text(conclusion(report, strict))}</h1>',
         _inputs(report),
         "</header>",
         _counts(report),
@@ -49,26 +58,10 @@ def as_html(report: Report, *, strict: bool, version: str) -> bytes:
         *_diagnoses(report),
         _table(report),
         *_maps(report),
-        f"<footer>{_text(FIGURES)}</footer>",
+        f"<footer>{as_text(FIGURES)}</footer>",
     ]
-    page = PAGE.format(style=STYLE, body="\n".join(body))
-    return page.encode("utf-8", "backslashreplace")
+    return page("lora-ref verify", body)
 
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>lora-ref verify</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 FIGURES = (
     "c is the least-squares multiple of the update that is in MERGED (1 is right); ρ is what no "
@@ -77,18 +70,9 @@ FIGURES = (
 )
 
 
-def _text(value: object) -> str:
-    return escape(printable(str(value)))
-
-
-def _name(name: str) -> str:
-    """A tensor's name that may be broken after its dots."""
-    return _text(name).replace(".", ".<wbr>")
-
-
 def _inputs(report: Report) -> str:
     rows = (("BASE", report.base), ("ADAPTER", report.adapter), ("MERGED", report.merged))
-    cells = "".join(f"<dt>{key}</dt><dd><code>{_text(path)}</code></dd>" for key, path in rows)
+    cells = "".join(f"<dt>{key}</dt><dd><code>{as_text(path)}</code></dd>" for key, path in rows)
     return f"<dl>{cells}</dl>"
 
 
@@ -98,12 +82,12 @@ def _counts(report: Report) -> str:
         for s in STATUSES
     )
     said = swallowed_text(report)
-    return f'<ul class="counts">{tiles}</ul>' + (f"<p>{_text(said)}</p>" if said else "")
+    return f'<ul class="counts">{tiles}</ul>' + (f"<p>{as_text(said)}</p>" if said else "")
 
 
 def _notes(report: Report) -> Iterator[str]:
     if report.notes:
-        items = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
+        items = "".join(f"<li>{as_text(note)}</li>" for note in report.notes)
         yield f"<h2>Notes</h2><ul>{items}</ul>"
 
 
@@ -114,51 +98,34 @@ def _diagnoses(report: Report) -> Iterator[str]:
     yield "<h2>Diagnoses</h2>"
     for group in found:
         cases = "".join(map(_case, group.cases))
-        title = _text(headline(report, group))
+        title = as_text(headline(report, group))
         yield f'<section class="diagnosis"><h3>{title}</h3>{cases}</section>'
 
 
 def _case(case: Case) -> str:
     also = f". The same data also fit: {', '.join(case.also)}" if case.also else ""
-    evidence = _text(f"{'; '.join(case.how)}{also}.")
-    names = "".join(f"<li><code>{_name(name)}</code></li>" for name in compressed(case.names))
-    return f'<p class="formula">{_text(case.formula)}</p><p>{evidence}</p><ul>{names}</ul>'
+    evidence = as_text(f"{'; '.join(case.how)}{also}.")
+    names = "".join(f"<li><code>{as_name(name)}</code></li>" for name in compressed(case.names))
+    return f'<p class="formula">{as_text(case.formula)}</p><p>{evidence}</p><ul>{names}</ul>'
 
 
 def _table(report: Report) -> str:
     shown = [v for v in report.verdicts if touched(v) or v.status == BUG]
     rest = [v for v in report.verdicts if not touched(v) and v.status != BUG]
-    head = "".join(
-        f"<th{' class=n' if numeric else ''}>{title}</th>"
-        for title, numeric in (
-            ("tensor", False),
-            ("verdict", False),
-            ("c", True),
-            ("ρ", True),
-            ("ulps", True),
-            ("rounded", True),
-            ("recipe or diagnosis", False),
-        )
-    )
-    head = f"<thead><tr>{head}</tr></thead>"
-    parts = [f"<h2>Tensors</h2><div class=wide><table>{head}{_rows(shown)}</table></div>"]
+    parts = [f"<h2>Tensors</h2>{table(COLUMNS, map(_row, shown))}"]
     if rest:
         title = f"{len(rest):,} more that the adapter leaves alone, none of them a bug"
-        table = f"<div class=wide><table>{head}{_rows(rest)}</table></div>"
-        parts.append(f"<details><summary>{title}</summary>{table}</details>")
+        rows = table(COLUMNS, map(_row, rest))
+        parts.append(f"<details><summary>{title}</summary>{rows}</details>")
     return "".join(parts)
-
-
-def _rows(verdicts: list[Verdict]) -> str:
-    return f"<tbody>{''.join(_row(v) for v in verdicts)}</tbody>"
 
 
 def _row(verdict: Verdict) -> str:
     cells = "".join(f"<td class=n>{figure}</td>" for figure in figures(verdict.measure))
     return (
-        f"<tr><td><code>{_name(verdict.name)}</code></td>"
-        f'<td><span class="badge {verdict.status}">{verdict.status}</span></td>'
-        f"{cells}<td>{_text(short(verdict))}</td></tr>"
+        f"<tr><td><code>{as_name(verdict.name)}</code></td>"
+        f"<td>{badge(verdict.status)}</td>"
+        f"{cells}<td>{as_text(short(verdict))}</td></tr>"
     )
 
 
@@ -173,7 +140,7 @@ def _maps(report: Report) -> Iterator[str]:
     yield "<h2>Where the errors are</h2>"
     bounds = bounds_for(v.measure.worst_ulps for v in bad if v.measure is not None)
     labels = enumerate(level_names(bounds))
-    swatches = "".join(f'<li><i class="e{k}"></i>{_text(label)}</li>' for k, label in labels)
+    swatches = "".join(f'<li><i class="e{k}"></i>{as_text(label)}</li>' for k, label in labels)
     yield f'<ul class="legend">{swatches}<li class="unit">largest error, in ulps</li></ul>'
     yield '<div class="maps">'
     for verdict in bad[:MOST_MAPS]:
@@ -192,7 +159,7 @@ def _map(verdict: Verdict, bounds: list[float]) -> str:
     worst = f"worst {ulps_text(m.worst_ulps)} ulps at row {row:,}, column {column:,}"
     return (
         f"<figure>{draw(m.error_map, bounds, rows, columns)}<figcaption>"
-        f"<code>{_name(verdict.name)}</code><br>{_text(verdict.text)}<br>{worst}"
+        f"<code>{as_name(verdict.name)}</code><br>{as_text(verdict.text)}<br>{worst}"
         f"</figcaption></figure>"
     )
 

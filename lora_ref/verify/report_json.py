@@ -7,8 +7,6 @@ Limits:
     figure that is not defined (c where there is no update) is null. Error maps are left out.
 """
 
-import json
-import math
 import platform
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint.peft_config import LoraConfig
+from ..pages import plain_json
+from ..pages.plain_json import plain
 from .judge import Verdict
 from .summary import STATUSES, exit_status, groups, headline, overall, swallowed
 from .verify import Report
@@ -26,9 +26,7 @@ SCHEMA_VERSION = 1
 
 def as_json(report: Report, config: LoraConfig, *, strict: bool, version: str) -> bytes:
     """The report as indented ASCII JSON with a final newline; `config` is the adapter's."""
-    fields = as_fields(report, config, strict=strict, version=version)
-    text = json.dumps(fields, indent=2, allow_nan=False)
-    return f"{text}\n".encode("ascii")
+    return plain_json.as_json(as_fields(report, config, strict=strict, version=version))
 
 
 def as_fields(report: Report, config: LoraConfig, *, strict: bool, version: str) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def as_fields(report: Report, config: LoraConfig, *, strict: bool, version: str)
         ],
         "tensors": [_tensor(verdict) for verdict in report.verdicts],
     }
-    return _plain(fields)
+    return plain(fields)
 
 
 def _settings(config: LoraConfig) -> dict[str, Any]:
@@ -108,16 +106,3 @@ def _tensor(verdict: Verdict) -> dict[str, Any]:
             for d in verdict.diagnoses
         ],
     }
-
-
-def _plain(value: Any) -> Any:
-    """`value` of Python's own types, with the strings of the module for what is not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

@@ -1,6 +1,6 @@
 """The error-bounded reading: what every output of a kernel may be under a contract."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,15 +17,20 @@ __all__ = ["Bounded", "Bounds", "Enclosure", "Namespace", "bounds", "bounds_of"]
 _LOST = 1 + 2.0**-14  # what the float32 arithmetic of errors may have lost on its way
 
 
+@dataclass(frozen=True, eq=False)
 class Bounds:
-    """Of one output: its value v, the bound e of |actual − v|, and the variance s (or None)."""
+    """Of one output: its value v, the bound e of |actual − v|, and the variance s.
 
-    def __init__(self, v: np.ndarray, e: np.ndarray, s: np.ndarray | None):
-        self.v, self.e, self.s = v, e, s
+    e is inf where nothing can be said; s is NaN where no variance was asked for.
+    """
+
+    v: np.ndarray
+    e: np.ndarray
+    s: np.ndarray
 
 
 def bounds(oracle: Oracle, contract: Contract, *, variance: bool = True) -> dict[str, Bounds]:
-    """Name of an output -> its bounds. e is inf where nothing can be said."""
+    """Name of an output -> its bounds, for whatever the contract admits."""
     arrays = [a for _, a in leaves((dict(oracle.inputs), oracle.cotangent)) if is_real(a)]
     small = moderate(arrays) and contract.store.precision < 53
     arithmetic = Arithmetic(contract, np.dtype(np.float32 if small else np.float64), variance)
@@ -49,17 +54,13 @@ def bounds_of(output: Bounded, contract: Contract) -> Bounds:
     if contract.output != contract.store:
         stored = arithmetic.rounded(stored, contract.output)
     zeros = np.zeros(stored.v.shape)
-    e = zeros if stored.e is None else stored.e.astype(np.float64) * _LOST
-    s = None
+    e = zeros if stored.e is None else np.asarray(stored.e * _LOST, dtype=np.float64)
+    s = np.broadcast_to(np.nan, stored.v.shape)
     if arithmetic.variance:
-        s = zeros if stored.s is None else stored.s.astype(np.float64) * VARIANCE_UNIT
-    e[np.isnan(e) | ~np.isfinite(stored.v)] = np.inf
+        s = zeros if stored.s is None else np.asarray(stored.s, dtype=np.float64) * VARIANCE_UNIT
+    e = np.where(np.isnan(e) | ~np.isfinite(stored.v), np.inf, e)
     return Bounds(stored.v, e, s)
 
 
 def _either(a: Bounds, b: Bounds) -> Bounds:
-    s = a.s if b.s is None or a.s is None else np.maximum(a.s, b.s)
-    return Bounds(a.v, np.maximum(a.e, b.e), s)
-
-
-Outputs = Mapping[str, Bounds]
+    return Bounds(a.v, np.maximum(a.e, b.e), np.maximum(a.s, b.s))

@@ -15,12 +15,20 @@ Source:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..contract import Contract
 from ..grids import Grid
-from .enclosure import VARIANCE_UNIT, Enclosure, half_ulp, half_ulp_squared
+from .chunks import chunks, flat
+from .enclosure import (
+    VARIANCE_UNIT,
+    Enclosure,
+    half_ulp,
+    half_ulp_squared,
+    is_power_of_two,
+)
 
 _WIDE = 2.0**40  # between the largest and the least number of an input
 _LARGE = 2.0**10
@@ -58,26 +66,90 @@ class Arithmetic:
     ) -> Enclosure:
         """v ± e written on a grid, the contract's for intermediates if none is given."""
         grid = grid or self.contract.store
+        v = np.asarray(v)
+        new = Enclosure(v, np.empty(v.shape, self.dtype), None, self.dtype, size)
         if size is None:
-            size = np.abs(v).astype(self.dtype)
-        upper = size if e is None else size + e
-        h = half_ulp(upper, grid)
-        e = h if e is None else np.add(e, h, out=h)
-        if grid.overflows_soon:
-            e[upper + e > grid.largest] = np.inf
+            new._size = np.empty(v.shape, self.dtype)
         if self.variance:
-            own = half_ulp_squared(size, grid)
-            s = own if s is None else np.add(s, own, out=own)
-        return Enclosure(v, e, s, self.dtype, size)
+            new.s = np.empty(v.shape, self.dtype)
+        given: list[Any] = [
+            flat(v, v.shape),
+            flat(e, v.shape),
+            flat(s, v.shape),
+            flat(new.size, v.shape),
+        ]
+        made: list[Any] = [flat(new.e, v.shape), flat(new.s, v.shape)]
+        for part in chunks(v.size):
+            v_, e_, s_, size_ = _parts(given, part)
+            if size is None:
+                np.copyto(size_, v_, casting="same_kind")
+                np.abs(size_, out=size_)
+            self._store(e_, s_, size_, grid, *_parts(made, part))
+        return new
+
+    def _store(
+        self,
+        e: np.ndarray | None,
+        s: np.ndarray | None,
+        size: np.ndarray,
+        grid: Grid,
+        e_out: np.ndarray,
+        s_out: np.ndarray | None,
+    ) -> None:
+        """One rounding, of as many elements as fit into a cache."""
+        upper = size if e is None else size + e
+        half_ulp(upper, grid, e_out)
+        if e is not None:
+            e_out += e
+        if grid.overflows_soon or self.dtype == np.float64:
+            e_out[size + e_out > grid.largest] = np.inf
+        if s_out is not None:
+            half_ulp_squared(size, grid, s_out)
+            if s is not None:
+                s_out += s
 
     def rounded(self, a: Enclosure, grid: Grid | None = None) -> Enclosure:
         """`a` written once more."""
         return self.store(a.v, a.e, a.s, grid, a.size)
 
+    def scaled(self, a: Enclosure, c: float) -> Enclosure:
+        """c times what is stored as `a`, and stored again."""
+        scaled = a.times(c)
+        if not is_power_of_two(c):
+            return self.rounded(scaled)
+        if abs(c) == 1 or not self.contract.store.overflows_soon:
+            return scaled
+        lost = self.lost(scaled.upper, c)
+        e = lost if scaled.e is None else scaled.e + lost
+        s = scaled.s
+        if self.variance:
+            of_lost = lost * lost * self.dtype.type(1 / (3 * VARIANCE_UNIT))
+            s = of_lost if s is None else s + of_lost
+        return Enclosure(scaled.v, e, s, self.dtype, scaled.size)
+
+    def held(self, a: Enclosure, c: float) -> Enclosure:
+        """`a`, which has a factor c, where that is a number of a coarse grid itself."""
+        u = self.contract.scale.held_on.roundoff
+        if u == 2.0**-53 or is_power_of_two(c):
+            return a
+        number = self.dtype.type
+        e = a.upper * number(2 * u)  # c may be a product of two factors
+        s = a.square * number(u * u / VARIANCE_UNIT) if self.variance else None
+        e, s = e if a.e is None else e + a.e, s if s is None or a.s is None else s + a.s
+        return Enclosure(a.v, e, s, self.dtype, a.size)
+
+    def lost(self, upper: np.ndarray, c: float) -> np.ndarray:
+        """What c, a power of two, costs on a small grid that gets numbers up to `upper`."""
+        grid = self.contract.store
+        if abs(c) > 1:
+            return np.where(upper > grid.largest, self.dtype.type(np.inf), self.dtype.type(0))
+        least = (upper > 0) & (upper < 2.0**grid.emin)
+        return np.where(least, self.dtype.type(grid.smallest / 2), self.dtype.type(0))
+
     def loaded(self, a: Enclosure) -> Enclosure:
         """`a` as a matrix product takes it."""
         load = self.contract.load
-        if load is None or bool(np.all(load.holds(a.v))) and a.e is None:
+        if load is None or (bool(np.all(load.holds(a.v))) and a.e is None):
             return a
         return self.rounded(a, load)
 
@@ -94,13 +166,22 @@ class Arithmetic:
             e = self._widened(a, gamma, inflation) @ b.upper
             if b.e is not None:
                 e += (a.size @ b.e) * self.dtype.type(inflation)
+        self.leave_range(e, e / self.dtype.type(gamma) if self.may_leave_range else e, terms)
         return e, self._product_variance(a, b, terms) if self.variance else None
 
     def _widened(self, a: Enclosure, gamma: float, inflation: float) -> np.ndarray:
-        """(E + γ |A|₊), inflated."""
-        wide = a.upper * self.dtype.type(gamma * inflation)
-        wide += a.e if inflation == 1 else a.e * self.dtype.type(inflation)
-        return wide
+        """E + γ (|A| + E), inflated."""
+        of_size, of_e = (self.dtype.type(t * inflation) for t in (gamma, 1 + gamma))
+        size, e = a.size, np.broadcast_to(np.asarray(a.e), a.size.shape)
+        turned = size.ndim > 1 and not size.flags.c_contiguous and size.mT.flags.c_contiguous
+        if turned:
+            size, e = size.mT, e.mT
+        wide = np.empty(size.shape, self.dtype)
+        from_size, from_e, out = flat(size, size.shape), flat(e, size.shape), wide.reshape(-1)
+        for part in chunks(wide.size):
+            np.multiply(from_size[part], of_size, out=out[part])
+            out[part] += from_e[part] * of_e
+        return wide.mT if turned else wide
 
     def _product_variance(self, a: Enclosure, b: Enclosure, terms: int) -> np.ndarray | None:
         kappa = self.accumulated_variance(terms)
@@ -113,6 +194,18 @@ class Arithmetic:
             other = a.square @ b.s
             s = other if s is None else np.add(s, other, out=s)
         return s
+
+    @property
+    def may_leave_range(self) -> bool:
+        """Whether sums may overflow or underflow; companions in float32 have small data only."""
+        return self.contract.accumulate.grid.overflows_soon or self.dtype == np.float64
+
+    def leave_range(self, e: np.ndarray, upper: np.ndarray, terms: int) -> None:
+        """Adds to e what sums of size up to `upper` lose at either end of the accumulator."""
+        if self.may_leave_range:
+            grid = self.contract.accumulate.grid
+            e[e > 0] += self.dtype.type(terms * grid.smallest)
+            e[upper > grid.largest] = np.inf
 
     def accumulated_variance(self, terms: int) -> float:
         """κ in units of 2^−48, 0 where the store of the result hides it."""
@@ -127,13 +220,16 @@ class Arithmetic:
         """What a product of companions may have lost to its own roundings."""
         return 1 + (terms + 16) * float(np.finfo(self.dtype).eps)
 
-    def summed(self, e: np.ndarray | None, upper: np.ndarray, axis: int | tuple[int, ...],
-               terms: int) -> np.ndarray:
+    def summed(
+        self, e: np.ndarray | None, upper: np.ndarray, axis: int | tuple[int, ...], terms: int
+    ) -> np.ndarray:
         """e of a sum along `axis`, on the accumulator: Σ e + γ Σ |a|₊."""
         inflation = self.inflation(terms)
         total = upper.sum(axis=axis, keepdims=True) * self.dtype.type(self.gamma(terms) * inflation)
         if e is not None:
             total += e.sum(axis=axis, keepdims=True) * self.dtype.type(inflation)
+        if self.may_leave_range:
+            self.leave_range(total, upper.sum(axis=axis, keepdims=True), terms)
         return total
 
     def union(self, *found: Enclosure) -> Enclosure:
@@ -144,6 +240,10 @@ class Arithmetic:
             e = _larger(e, other.e)
             s = _larger(s, other.s)
         return Enclosure(first.v, e, s, self.dtype, first.size)
+
+
+def _parts(arrays: list[Any], part: slice) -> list[Any]:
+    return [None if t is None else t[part] for t in arrays]
 
 
 def _larger(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:

@@ -16,69 +16,93 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arithmetic import Arithmetic
+from .chunks import chunks, flat
 from .enclosure import Enclosure, is_power_of_two
 from .nodes import Node
 
+_UNDERFLOW = 2.0**-75  # the root of what a square loses to underflow in float32
+
 
 class _Rounded(Node):
-    """A node whose enclosure is its own error, then a store, and a factor on either side of it."""
-
-    c_inner = 1.0  # factors that the text applies to operands, each with a rounding of its own
+    """A node whose enclosure is its own error, then a store, then a factor."""
 
     def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """(e, S) of c_inner · v before it is stored."""
+        """(e, S) of v before it is stored."""
         raise NotImplementedError
 
     def _enclose(self, c: float) -> Enclosure:
-        arithmetic = self.arithmetic
-        e, s = self._error()
-        number = arithmetic.dtype.type
-        v = self.value()
-        if c != 1:
-            v = c * v
-            e = None if e is None else e * number(c)
-            s = None if s is None else s * number(c * c)
-        extra = sum(not is_power_of_two(f) for f in (self.c_inner, c / self.c_inner))
-        found = arithmetic.store(v, e, s)
-        for _ in range(extra):
-            found = arithmetic.rounded(found)
-        return found
+        return self.arithmetic.scaled(self.arithmetic.store(self.value(), *self._error()), c)
 
 
-class Times(_Rounded):
+class _Operation(_Rounded):
+    """An operation on operands c_i nodeᵢ, whose value is that on the nodes themselves."""
+
+    def __init__(self, shape: tuple[int, ...], factor: float, *operands: tuple[float, Node]):
+        super().__init__(operands[0][1].arithmetic, shape)
+        self.factor, self.operands = factor, operands  # what the c_i come to on the result
+
+    def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return self._error_of(self.value(), *(node.enclosure() for _, node in self.operands))
+
+    def _error_of(
+        self, v: np.ndarray, *operands: Enclosure
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(e, S) of v, the result for these operands, before it is stored."""
+        raise NotImplementedError
+
+    def _enclose(self, c: float) -> Enclosure:
+        """With the factors on the result, or on the operands as the text has them."""
+        later, arithmetic = super()._enclose(c), self.arithmetic
+        exact = all(is_power_of_two(c_i) for c_i, _ in self.operands)
+        if exact and not arithmetic.contract.store.overflows_soon:
+            return later
+        if all(c_i == 1 for c_i, _ in self.operands):
+            return later
+        v, operands = self.factor * self.value(), (n.enclosure(c_i) for c_i, n in self.operands)
+        there = arithmetic.store(v, *self._error_of(v, *operands))
+        there = arithmetic.scaled(there, c / self.factor) if self.factor else there
+        return arithmetic.union(later, there) if arithmetic.contract.scale.result else there
+
+
+class Times(_Operation):
     """(c_a a) ∘ (c_b b); the value is that of a ∘ b."""
 
     def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
-        super().__init__(a.arithmetic, np.broadcast_shapes(a.shape, b.shape))
-        self.a, self.b, self.c_inner = a, b, abs(c_a * c_b)
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        super().__init__(shape, abs(c_a * c_b), (abs(c_a), a), (abs(c_b), b))
+        self.a, self.b = a, b
 
     def _evaluate(self) -> np.ndarray:
         return self.a.value() * self.b.value()
 
-    def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        a, b = self.a.enclosure(), self.b.enclosure()
-        e = _total(_of(a.size, b.e), _of(b.upper, a.e))
+    def _error_of(
+        self, v: np.ndarray, *operands: Enclosure
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        a, b = operands
+        e = _cross(a.size, b.e, b.upper, a.e, self.shape)
         if not self.arithmetic.variance:
             return e, None
-        return e, _total(_of(a.square, b.s), _of(b.square, a.s))
+        return e, _cross(a.square, b.s, b.square, a.s, self.shape)
 
 
-class Quotient(_Rounded):
+class Quotient(_Operation):
     """(c_a a) / (c_b b); the value is that of a / b."""
 
     def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
-        super().__init__(a.arithmetic, np.broadcast_shapes(a.shape, b.shape))
-        self.a, self.b, self.c_inner = a, b, abs(c_a / c_b)
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        super().__init__(shape, abs(c_a / c_b), (abs(c_a), a), (abs(c_b), b))
+        self.a, self.b = a, b
 
     def _evaluate(self) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.a.value() / self.b.value()
 
-    def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        a, b = self.a.enclosure(), self.b.enclosure()
+    def _error_of(
+        self, v: np.ndarray, *operands: Enclosure
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        a, b = operands
         with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.abs(self.value()).astype(self.arithmetic.dtype)
+            size = np.abs(v).astype(self.arithmetic.dtype)
             e = _total(a.e, _of(size, b.e))
             if e is not None:
                 least = b.size if b.e is None else b.size - b.e
@@ -129,24 +153,24 @@ class Applied(_Rounded):
         return self.arithmetic.contract.accumulate.roundoff
 
 
-class SumAlong(_Rounded):
-    """Σ of a node along axes, which are kept with length one or dropped."""
+class SumAlong(_Operation):
+    """Σ of c_a a along axes, which are kept with length one or dropped; the value is Σ a."""
 
-    def __init__(self, a: Node, axis: tuple[int, ...], keepdims: bool):
+    def __init__(self, a: Node, axis: tuple[int, ...], keepdims: bool, c_a: float = 1.0):
         shape = tuple(
-            1 if i in axis else size
-            for i, size in enumerate(a.shape)
-            if keepdims or i not in axis
+            1 if i in axis else size for i, size in enumerate(a.shape) if keepdims or i not in axis
         )
-        super().__init__(a.arithmetic, shape)
+        super().__init__(shape, abs(c_a), (abs(c_a), a))
         self.a, self.axis = a, axis
         self.terms = int(np.prod([a.shape[i] for i in axis]))
 
     def _evaluate(self) -> np.ndarray:
         return self.a.value().sum(axis=self.axis).reshape(self.shape)
 
-    def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        a, arithmetic = self.a.enclosure(), self.arithmetic
+    def _error_of(
+        self, v: np.ndarray, *operands: Enclosure
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        (a,), arithmetic = operands, self.arithmetic
         e = arithmetic.summed(a.e, a.upper, self.axis, self.terms).reshape(self.shape)
         s = None
         if arithmetic.variance:
@@ -156,25 +180,32 @@ class SumAlong(_Rounded):
         return e, s
 
 
-class Norm(_Rounded):
-    """‖a‖ along an axis, kept with length one."""
+class Norm(_Operation):
+    """‖c_a a‖ along an axis, kept with length one; the value is ‖a‖."""
 
-    def __init__(self, a: Node, axis: int):
+    def __init__(self, a: Node, axis: int, c_a: float = 1.0):
         shape = list(a.shape)
         shape[axis] = 1
-        super().__init__(a.arithmetic, tuple(shape))
+        super().__init__(tuple(shape), abs(c_a), (abs(c_a), a))
         self.a, self.axis = a, axis
 
     def _evaluate(self) -> np.ndarray:
         v = self.a.value()
         return np.sqrt((v * v).sum(axis=self.axis, keepdims=True))
 
-    def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        a, arithmetic, terms = self.a.enclosure(), self.arithmetic, self.a.shape[self.axis]
-        number, size = arithmetic.dtype.type, np.abs(self.value()).astype(arithmetic.dtype)
+    def _error_of(
+        self, v: np.ndarray, *operands: Enclosure
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        (a,), arithmetic, terms = operands, self.arithmetic, self.a.shape[self.axis]
+        number, size = arithmetic.dtype.type, np.abs(v).astype(arithmetic.dtype)
         inflation = number(arithmetic.inflation(terms))
         moved = 0 if a.e is None else np.sqrt((a.e * a.e).sum(axis=self.axis, keepdims=True))
+        moved += number(terms**0.5 * _UNDERFLOW)
         e = (moved + (size + moved) * number(arithmetic.gamma(terms + 2))) * inflation
+        if arithmetic.may_leave_range:
+            grid = arithmetic.contract.accumulate.grid
+            e += number((terms * grid.smallest) ** 0.5)
+            e[(size + e) ** 2 > grid.largest] = np.inf
         if not arithmetic.variance or a.s is None:
             return e, None
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -213,6 +244,25 @@ def _either(a: np.ndarray | None, b: np.ndarray | None, dtype: np.dtype) -> np.n
     return np.maximum(_or_zero(a, dtype), _or_zero(b, dtype))
 
 
+def _cross(
+    a: np.ndarray,
+    e_b: np.ndarray | None,
+    b: np.ndarray,
+    e_a: np.ndarray | None,
+    shape: tuple[int, ...],
+) -> np.ndarray | None:
+    """a e_b + b e_a."""
+    if e_a is None or e_b is None:
+        return _of(a, e_b) if e_a is None else _of(b, e_a)
+    out = np.empty(shape, a.dtype)
+    given, to = [flat(t, shape) for t in (a, e_b, b, e_a)], out.reshape(-1)
+    for part in chunks(out.size):
+        a_, e_b_, b_, e_a_ = (t[part] for t in given if t is not None)
+        np.multiply(a_, e_b_, out=to[part])
+        to[part] += b_ * e_a_
+    return out
+
+
 def _of(size: np.ndarray, e: np.ndarray | None) -> np.ndarray | None:
     return None if e is None else size * e
 
@@ -221,4 +271,3 @@ def _total(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     if a is None or b is None:
         return a if b is None else b
     return a + b
-

@@ -12,13 +12,17 @@ Limits:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..grids import Grid
 
 VARIANCE_UNIT = 2.0**-48
-_EXPONENT = {np.dtype(np.float32): np.int32(0x7F800000), np.dtype(np.float64): np.int64(0x7FF << 52)}
+_EXPONENT: dict[Any, Any] = {
+    np.dtype(np.float32): np.int32(0x7F800000),
+    np.dtype(np.float64): np.int64(0x7FF << 52),
+}
 _INTEGER = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
 _FLOOR = 2.0**-100  # instead of a subnormal, which makes a product of matrices fifty times slower
 
@@ -37,7 +41,9 @@ class Enclosure:
         size: np.ndarray | None = None,
     ):
         self.v, self.e, self.s, self.dtype = v, e, s, dtype
-        self._size, self._upper, self._square = size, None, None
+        self._size: Any = size
+        self._upper: Any = None
+        self._square: Any = None
         self._parent: tuple[Enclosure, Callable[[np.ndarray], np.ndarray]] | None = None
 
     @property
@@ -47,7 +53,7 @@ class Enclosure:
                 parent, f = self._parent
                 self._size = f(parent.size)
             else:
-                self._size = np.abs(self.v).astype(self.dtype)
+                self._size = size_of(self.v, self.dtype)
         return self._size
 
     @property
@@ -83,27 +89,39 @@ class Enclosure:
         return Enclosure(-self.v if c == -1 else c * self.v, e, s, self.dtype, size)
 
 
-def half_ulp(a: np.ndarray, grid: Grid) -> np.ndarray:
-    """h(a), elementwise, a fresh array of a's dtype; not below the half of the least number."""
-    dtype = a.dtype
-    h = (a.view(_INTEGER[dtype]) & _EXPONENT[dtype]).view(dtype)
-    h *= dtype.type(grid.roundoff)
-    if dtype == np.float32 and grid.emin < -100:
+def size_of(v: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """|v|, as a fresh array of a companion's dtype."""
+    size = np.array(v, dtype=dtype, order="C")
+    return np.abs(size, out=size)
+
+
+def half_ulp(a: np.ndarray, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
+    """h(a), elementwise, of a's dtype; not below the half of the least number."""
+    h = _power_of_two(a, grid.roundoff, out)
+    if a.dtype == np.float32 and grid.emin < -100:
         h += np.float32(_FLOOR)  # also at 0: this costs one pass, and to leave 0 out costs three
         return h
-    np.maximum(h, dtype.type(grid.smallest / 2), out=h)
-    h[a == 0] = 0
+    np.maximum(h, a.dtype.type(grid.smallest / 2), out=h)
+    h[a == 0] = _FLOOR if a.dtype == np.float32 else 0  # what is 0 here may have underflowed
     return h
 
 
-def half_ulp_squared(a: np.ndarray, grid: Grid) -> np.ndarray:
+def half_ulp_squared(a: np.ndarray, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
     """h(a)²/3 in units of 2^−48: the variance of one rounding at a."""
-    dtype = a.dtype
-    h = (a.view(_INTEGER[dtype]) & _EXPONENT[dtype]).view(dtype)
-    h *= dtype.type(grid.roundoff * 2.0**24 / 3**0.5)
+    unit = 2.0**24 / 3**0.5
+    h = _power_of_two(a, grid.roundoff * unit, out)
     if grid.emin > -100:
-        np.maximum(h, dtype.type(grid.smallest / 2 * 2.0**24 / 3**0.5), out=h)
+        np.maximum(h, a.dtype.type(grid.smallest / 2 * unit), out=h)
     h *= h
+    return h
+
+
+def _power_of_two(a: np.ndarray, factor: float, out: np.ndarray | None) -> np.ndarray:
+    """factor · 2^⌊log₂ a⌋, from the exponent's bits; 0 where a is 0 or subnormal."""
+    dtype = a.dtype
+    h = np.empty_like(a) if out is None else out
+    np.bitwise_and(a.view(_INTEGER[dtype]), _EXPONENT[dtype], out=h.view(_INTEGER[dtype]))
+    h *= dtype.type(factor)
     return h
 
 

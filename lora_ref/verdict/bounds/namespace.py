@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import erf as scipy_erf
 
+from ...arrays import erf as plain_erf
 from .arithmetic import Arithmetic
-from .bounded import Bounded, Doubtful, as_number, joined, leaf
+from .bounded import Bounded, Doubtful, joined, leaf
 from .elementwise import Applied, Chosen, Function, Norm, SumAlong
 from .enclosure import Enclosure
 from .nodes import Either, Node, Pending
@@ -17,7 +17,7 @@ _EXP = Function(np.exp, lambda a, v, e: v * np.expm1(e), lambda a, v: v)
 _LOG = Function(np.log, lambda a, v, e: -np.log1p(-e / a), lambda a, v: 1 / a)
 _TANH = Function(np.tanh, lambda a, v, e: np.minimum(e, 2), lambda a, v: 1 - v * v)
 _ERF = Function(
-    scipy_erf,
+    plain_erf,
     lambda a, v, e: np.minimum(2 / np.pi**0.5 * e, 2),
     lambda a, v: 2 / np.pi**0.5 * np.exp(-a * a),
 )
@@ -32,9 +32,8 @@ class Namespace:
     """`xp` of a bounded array; each check makes its own, which holds the graph's memory."""
 
     is_reading = True
-    bool, int32, int64, float64 = np.bool_, np.int32, np.int64, np.float64
+    int32, int64, float64 = np.int32, np.int64, np.float64
     float32 = np.float64  # a kernel that asks for a dtype gets this reading's
-    newaxis = None
 
     def __init__(self, arithmetic: Arithmetic):
         self.arithmetic = arithmetic
@@ -127,7 +126,7 @@ class Namespace:
         c, node = t.one()
         axes = range(t.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
         along = tuple(i % t.ndim for i in axes)
-        return Bounded(self, (c, SumAlong(node, along, keepdims)))
+        return Bounded(self, (c, SumAlong(node, along, keepdims, c)))
 
     def exp(self, t: Bounded) -> Bounded:
         return self._applied(_EXP, t)
@@ -207,7 +206,7 @@ class Namespace:
 
     def norm(self, v: Bounded, axis: int) -> Bounded:
         c, node = v.one()
-        return Bounded(self, (abs(c), Norm(node, axis)))
+        return Bounded(self, (abs(c), Norm(node, axis, c)))
 
     def either(self, *alternatives: Callable[[], Bounded]) -> Bounded:
         if not self.arithmetic.contract.forms.alternatives:
@@ -241,3 +240,6 @@ def _as_node(t: Bounded) -> Node:
     """One node of t, its pending factor applied."""
     c, node = t.one()
     return node if c == 1 else Pending(node, c)
+
+
+Namespace.bool = np.bool_  # type: ignore[attr-defined]  # inside the class it would hide bool

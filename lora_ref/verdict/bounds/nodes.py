@@ -1,8 +1,9 @@
 """The quantities of a kernel that an implementation may store, as a graph that is evaluated late.
 
 A number factor is not applied where the text has it but travels along: c · node. What an honest
-implementation may make of it is one rule: a factor may be applied where the text puts it, or on any stored
-operand or result further along the chain of products; it never moves upstream of a stored value.
+implementation may make of it is one rule: a factor may be applied where the text puts it, or on
+any stored operand or result further along the chain of products; it never moves upstream of a
+stored value.
 
     Leaf      an input                     View     a transposed, reshaped, sliced … node
     Product   (c_a a) (c_b b)              Sum      Σ c_i nodeᵢ, pending until it is used
@@ -45,14 +46,13 @@ class Node:
         """The stored c · node, every admitted place of c included."""
         size = abs(c)
         if size not in self._enclosures:
-            self._enclosures[size] = self._enclose(size)
+            self._enclosures[size] = self.arithmetic.held(self._enclose(size), size)
         found = self._enclosures[size]
         return found if c == size else found.times(-1)
 
     def scaled(self, c: float) -> Enclosure:
         """The stored node, then c on it: one rounding more."""
-        stored = self.enclosure().times(abs(c))
-        return stored if is_power_of_two(c) else self.arithmetic.rounded(stored)
+        return self.arithmetic.scaled(self.enclosure(), abs(c))
 
     def _evaluate(self) -> np.ndarray:
         raise NotImplementedError
@@ -71,8 +71,7 @@ class Leaf(Node):
     def _enclose(self, c: float) -> Enclosure:
         if c == 1:
             return self.arithmetic.exact(self.value())
-        scaled = self.enclosure().times(c)
-        return scaled if is_power_of_two(c) else self.arithmetic.rounded(scaled)
+        return self.arithmetic.scaled(self.enclosure(), c)
 
 
 class Pending(Node):
@@ -145,10 +144,11 @@ class Product(Node):
         return self.a.value() @ self.b.value()
 
     def _enclose(self, c: float) -> Enclosure:
-        if is_power_of_two(self.c_a) and is_power_of_two(self.c_b):
+        sites, store = self.arithmetic.contract.scale, self.arithmetic.contract.store
+        exact = is_power_of_two(self.c_a) and is_power_of_two(self.c_b)
+        if self.c_a == self.c_b == 1 or (exact and (sites.operand or not store.overflows_soon)):
             return self._anywhere(c, 1.0, 1.0)
         found = self._anywhere(c / (self.c_a * self.c_b), self.c_a, self.c_b)
-        sites = self.arithmetic.contract.scale
         if not (sites.operand or sites.result):
             return found
         return self.arithmetic.union(found, self._anywhere(c, 1.0, 1.0))
@@ -161,49 +161,80 @@ class Product(Node):
             for node, factor in ((self.a, c_a), (self.b, c_b))
         )
         e, s = arithmetic.product(a, b)
-        inner = c_a * c_b
-        if is_power_of_two(c) and not arithmetic.contract.store.overflows_soon:
-            return arithmetic.store(_scaled(self.value(), c * inner), *_times(e, s, c))
-        stored = arithmetic.store(_scaled(self.value(), inner), e, s).times(c)
-        if is_power_of_two(c):
-            return stored
-        result = arithmetic.rounded(stored)
+        v = _scaled(self.value(), c * c_a * c_b)
+        exact = is_power_of_two(c)
+        if c == 1 or (exact and not arithmetic.contract.store.overflows_soon):
+            return arithmetic.store(v, *_times(e, s, c))
+        stored = arithmetic.store(_scaled(self.value(), c_a * c_b), e, s)
+        of_e, of_s = _times(e, s, c)
+        if exact:
+            found = [arithmetic.scaled(stored, c)]
+            for side, operand in ((0, a), (1, b)):
+                if arithmetic.contract.scale.operand and self._scaling(operand, c).any():
+                    more, more_s = self._on(side, a, b, c)
+                    found.append(arithmetic.store(v, more + of_e, _plus(more_s, of_s)))
+            return arithmetic.union(*found)
+        stored = stored.times(c)
         if not arithmetic.contract.scale.operand:
-            return result
-        left, right = (self._on(side, a, b, c, result.v, e, s) for side in (0, 1))
-        return arithmetic.union(result, left, right)
+            return arithmetic.store(v, stored.e, stored.s)
+        most, most_s = np.asarray(stored.e), stored.s
+        for side in (0, 1):
+            if arithmetic.contract.load is not None:
+                e, s = self._loaded_on(side, c, c_a, c_b)
+            else:
+                more, more_s = self._on(side, a, b, c)
+                e, s = _plus(more, of_e), _plus(more_s, of_s)
+            np.maximum(most, e, out=most)
+            if most_s is not None and s is not None:
+                np.maximum(most_s, s, out=most_s)
+        return arithmetic.store(v, most, most_s)
+
+    def _loaded_on(
+        self, side: int, c: float, c_a: float, c_b: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(e, S) with c on one operand, which is stored, and loaded then: perhaps a binade up."""
+        arithmetic = self.arithmetic
+        operands = [self.a.enclosure(c_a), self.b.enclosure(c_b)]
+        operands[side] = arithmetic.rounded(operands[side].times(c))
+        return arithmetic.product(*(arithmetic.loaded(t) for t in operands))
+
+    def _scaling(self, operand: Enclosure, c: float) -> np.ndarray:
+        """The rounding of an operand that c has been applied to."""
+        upper = operand.upper * self.arithmetic.dtype.type(c)
+        if is_power_of_two(c):
+            return self.arithmetic.lost(upper, c)
+        grid = self.arithmetic.contract.store
+        rounding = half_ulp(upper, grid)
+        if grid.overflows_soon:
+            rounding[upper + rounding > grid.largest] = np.inf
+        return rounding
 
     def _on(
-        self,
-        side: int,
-        a: Enclosure,
-        b: Enclosure,
-        c: float,
-        v: np.ndarray,
-        e: np.ndarray,
-        s: np.ndarray | None,
-    ) -> Enclosure:
-        """c on one operand, which is stored then: e of the product plus that rounding's share."""
+        self, side: int, a: Enclosure, b: Enclosure, c: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What c adds on one operand, which is stored then."""
         arithmetic, terms = self.arithmetic, a.v.shape[-1]
         number = arithmetic.dtype.type
-        rounding = half_ulp((b if side else a).upper * number(c), arithmetic.contract.store)
-        e, s = _times(e, s, c)
-        wide = rounding * number(arithmetic.inflation(terms) + 2 * arithmetic.gamma(terms))
-        e = e + (a.upper @ wide if side else wide @ b.upper)
-        if arithmetic.variance:
-            square = rounding * rounding * number(1 / (3 * VARIANCE_UNIT))
-            of_it = a.square @ square if side else square @ b.square
-            s = of_it if s is None else s + of_it
-        return arithmetic.store(v, e, s)
+        rounding = self._scaling(b if side else a, c)
+        square = rounding * rounding * number(1 / (3 * VARIANCE_UNIT))
+        rounding *= number(arithmetic.inflation(terms) + 2 * arithmetic.gamma(terms))
+        more = a.upper @ rounding if side else rounding @ b.upper
+        if not arithmetic.variance:
+            return more, None
+        return more, a.square @ square if side else square @ b.square
+
+
+def _plus(a: np.ndarray | None, b: np.ndarray | None) -> Any:
+    if a is None or b is None:
+        return a if b is None else b
+    return np.add(a, b, out=a)
 
 
 def _scaled(value: np.ndarray, c: float) -> np.ndarray:
     return value if c == 1 else c * value
 
 
-def _times(
-    e: np.ndarray, s: np.ndarray | None, c: float
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _times(e: np.ndarray, s: np.ndarray | None, c: float) -> tuple[np.ndarray, np.ndarray | None]:
     if c == 1:
         return e, s
     return e * e.dtype.type(c), None if s is None else s * e.dtype.type(c * c)
@@ -225,14 +256,19 @@ class Sum(Node):
 
     def _enclose(self, c: float) -> Enclosure:
         if c != 1:
-            scaled = self.enclosure().times(c)
-            return scaled if is_power_of_two(c) else self.arithmetic.rounded(scaled)
+            return self.arithmetic.scaled(self.enclosure(), c)
         parts = [node.enclosure(c) for c, node in self.terms]
         e, s = _added([p.e for p in parts]), _added([p.s for p in parts])
         if len(parts) > 2:
             upper = _added([p.upper for p in parts])
-            extra = half_ulp(np.ascontiguousarray(upper), self.arithmetic.contract.store)
-            extra *= self.arithmetic.dtype.type(len(parts) - 2)
+            grid, number = self.arithmetic.contract.store, self.arithmetic.dtype.type
+            upper = np.ascontiguousarray(upper)
+            if len(parts) > 4:  # so many roundings may carry a partial sum into the next binade
+                upper = upper * number(1 + 2 * len(parts) * grid.roundoff)
+            extra = half_ulp(upper, grid)
+            extra *= number(len(parts) - 2)
+            if grid.overflows_soon:
+                extra[upper > grid.largest] = np.inf
             e = extra if e is None else e + extra
         e, s = (None if t is None else np.broadcast_to(t, self.shape) for t in (e, s))
         return self.arithmetic.store(self.value(), e, s)

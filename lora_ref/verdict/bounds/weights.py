@@ -1,12 +1,12 @@
 """Softmax weights, the same again from a stored logsumexp, and log-softmax.
 
 Math, with d_j the most that the logit z_j − max z may be off, relative factors e^{±d_j}:
-    d_j = e_j + u (|z_j − m| + 2 e_j + 2 e_max) + 2 ulps u
+    d_j = e_j + 2 u (|z_j − m| + e_j + e_max) + 2 ulps u
     x = e^d − 1, y = 1 − e^−d, X = Σ p x, Y = Σ p y (the interval is exact, and cancels nothing):
         p⁺ − p = p ((1 − p) x + Y − p y) / (1 + p x − Y + p y)
         p − p⁻ = p ((1 − p) y + X − p x) / (1 − p y + X − p x)
         e = the larger, plus (K + 3) u p
-    again:  exp(z' − logsumexp) does not normalise, so e = p (e^(d + log Σ p e^d + lse) − 1)
+    again:  exp(z' − logsumexp) does not normalise: e = p (e^(d + t) − 1), t = log Σ p e^d + …
     log:    e = d_j + log Σ p e^d + u (…)
     S of p: p² ((1 − 2 p) S_z + Σ p² S_z)
 Limits:
@@ -17,44 +17,76 @@ Source:
     algorithm 4, line 11.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .arithmetic import Arithmetic
-from .enclosure import Enclosure, is_power_of_two
+from .chunks import row_chunks
+from .enclosure import Enclosure
 from .nodes import Node
 
 EXCLUDED = -(2.0**60)  # additive masks of finite numbers mean this or less
 
+_UNDERFLOW = 1024.0  # exp(−1024) is 0 on every grid
+_SMALLEST_EXP = 2.0**-125  # exp of less may be subnormal in float32, or 0
 _LOST = 60.0  # logits that may be off by so much say nothing about the weights
 
 
 class Logits:
-    """z with what is masked left out: values, errors, and the sums along the last axis."""
+    """z with what is masked left out, row by row: weights p, x = e^d − 1 and p x."""
 
     def __init__(self, z: Enclosure, keep: np.ndarray | None, arithmetic: Arithmetic):
-        self.arithmetic, dtype = arithmetic, arithmetic.dtype
-        v = z.v if keep is None else np.where(keep, z.v, -np.inf)
-        with np.errstate(invalid="ignore", over="ignore"):
-            top = v.max(axis=-1, keepdims=True)
-            self.shifted = v - np.where(np.isfinite(top), top, 0.0)
-            p = np.exp(self.shifted)
-            total = p.sum(axis=-1, keepdims=True)
-            p /= np.where(total == 0, 1.0, total)
-        self.v, self.p, self.s = v, p, z.s
-        self.log_total = np.abs(top + np.log(np.where(total == 0, 1.0, total)))
-        self.e = np.zeros(v.shape, dtype) if z.e is None else z.e
-        if keep is not None:
-            self.e = np.where(keep, self.e, dtype.type(0))
+        self.arithmetic, self.s, shape = arithmetic, z.s, z.v.shape
+        self.v, self.keep = z.v, keep
+        self.p, self.px = np.empty(shape), np.empty(shape, arithmetic.dtype)
+        self.e = np.empty(shape, arithmetic.dtype)
+        self.shifted = np.empty(shape)
+        self.size_p = np.empty(shape, arithmetic.dtype)
+        row = (*shape[:-1], 1)
+        self.top, self.total = np.empty(row), np.empty(row)
+        e = np.zeros((), arithmetic.dtype) if z.e is None else z.e
+        given: list[Any] = [_rows(t, shape) for t in (z.v, e)]
+        given.append(None if keep is None else _rows(keep, shape))
+        made = (self.shifted, self.p, self.size_p, self.px, self.e, self.top, self.total)
+        outs = [_matrix(t) for t in made] if self.p.size else []
+        for part in row_chunks(len(outs[0]) if outs else 0, shape[-1]):
+            v_, e_, keep_ = (_part(t, part) for t in given)
+            self._weights(v_, keep_, *(outs[i][part] for i in (0, 1, 2, 5, 6)))
+            e_ = e_ if keep_ is None else np.where(keep_, e_, e_.dtype.type(0))
+            d = self.relative(outs[0][part], e_)
+            _interval(outs[2][part], d, outs[3][part], outs[4][part])
 
-    def relative(self) -> np.ndarray:
+    def _weights(
+        self,
+        v: np.ndarray,
+        keep: np.ndarray | None,
+        shifted: np.ndarray,
+        p: np.ndarray,
+        size_p: np.ndarray,
+        top: np.ndarray,
+        total: np.ndarray,
+    ) -> None:
+        if keep is not None:
+            v = np.where(keep, v, -np.inf)
+        np.max(v, axis=-1, keepdims=True, out=top)
+        top[top == -np.inf] = 0.0
+        np.subtract(v, top, out=shifted)
+        np.exp(shifted, out=p)
+        np.sum(p, axis=-1, keepdims=True, out=total)
+        total[total == 0] = 1.0
+        p /= total
+        np.copyto(size_p, p, casting="same_kind")
+
+    def relative(self, shifted: np.ndarray, e: np.ndarray) -> np.ndarray:
         """d: the most that each exp(z − max z) may be off, as an exponent."""
         contract, number = self.arithmetic.contract, self.arithmetic.dtype.type
         u = contract.accumulate.roundoff
-        d = np.where(np.isfinite(self.shifted), -self.shifted, 0).astype(self.arithmetic.dtype)
-        d += 2 * self.e + 2 * self.e.max(axis=-1, keepdims=True, initial=0)
-        d *= number(u)
-        d += self.e
-        d += number(2 * contract.exp_ulps * u)
+        d = np.maximum(shifted, -_UNDERFLOW).astype(self.arithmetic.dtype)
+        d *= number(-2 * u)
+        d += e * number(1 + 2 * u)
+        top = e.max(axis=-1, keepdims=True, initial=0)
+        d += number(2 * u) * top + number(2 * contract.exp_ulps * u)
         return d
 
 
@@ -68,7 +100,9 @@ class Weights(Node):
 
     def logits(self) -> Logits:
         if self._logits is None:
-            self._logits = Logits(self.z.enclosure(self.c), self.keep, self.arithmetic)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                enclosure = self.z.enclosure(self.c)
+                self._logits = Logits(enclosure, self.keep, self.arithmetic)
         return self._logits
 
     def _evaluate(self) -> np.ndarray:
@@ -76,14 +110,10 @@ class Weights(Node):
 
     def _enclose(self, c: float) -> Enclosure:
         arithmetic, logits = self.arithmetic, self.logits()
-        number, p = arithmetic.dtype.type, logits.p.astype(arithmetic.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            e = _interval(p, logits.relative())
-            e += p * number(arithmetic.gamma(p.shape[-1] + 2))
-            e[np.isnan(e)] = np.inf
-        s = _variance(p, logits.s) if arithmetic.variance else None
-        stored = arithmetic.store(logits.p, e, s, size=p).times(c)
-        return stored if is_power_of_two(c) else arithmetic.rounded(stored)
+        e = logits.size_p * arithmetic.dtype.type(arithmetic.gamma(self.shape[-1] + 2))
+        e += logits.e
+        e[logits.p > 0] += arithmetic.dtype.type(_SMALLEST_EXP)
+        return _stored(self, e, c)
 
 
 class WeightsAgain(Node):
@@ -97,22 +127,25 @@ class WeightsAgain(Node):
         return self.weights.value()
 
     def _enclose(self, c: float) -> Enclosure:
-        arithmetic, logits = self.arithmetic, self.weights.logits()
-        number, p = arithmetic.dtype.type, logits.p.astype(arithmetic.dtype)
-        u = arithmetic.contract.accumulate.roundoff
+        """p (e^(d + t) − 1) = p x (1 + T) + p T, with T = e^t − 1 of a row."""
+        logits = self.weights.logits()
+        u = self.arithmetic.contract.accumulate.roundoff
         with np.errstate(over="ignore", invalid="ignore"):
-            d = logits.relative()
-            grown = np.log1p((p * np.expm1(d)).sum(axis=-1, keepdims=True))
-            grown += (3 * u * logits.log_total + (2 * p.shape[-1] + 8) * u).astype(p.dtype)
-            size = np.where(np.isfinite(logits.v), np.abs(logits.v), 0).astype(p.dtype)
-            d += size * number(u)
-            d += grown
-            e = np.expm1(d, out=d)
-            e *= p
+            grown = np.log1p(logits.px.sum(axis=-1, keepdims=True, dtype=np.float64))
+            log_total = np.abs(logits.top + np.log(logits.total))
+            t = grown + u * (3 * log_total + np.abs(logits.top) + 2 * self.shape[-1] + 8)
+            T = np.expm1(t).astype(self.arithmetic.dtype)
+            e = logits.px * (1 + T)
+            e += logits.size_p * T
             e[np.isnan(e)] = np.inf
-        s = _variance(p, logits.s) if arithmetic.variance else None
-        stored = arithmetic.store(logits.p, e, s, size=p).times(c)
-        return stored if is_power_of_two(c) else arithmetic.rounded(stored)
+        return _stored(self.weights, e, c)
+
+
+def _stored(weights: Weights, e: np.ndarray, c: float) -> Enclosure:
+    """The weights as they are written, within e."""
+    arithmetic, logits = weights.arithmetic, weights.logits()
+    s = _variance(logits.size_p, logits.s) if arithmetic.variance else None
+    return arithmetic.scaled(arithmetic.store(logits.p, e, s, size=logits.size_p), c)
 
 
 class LogWeights(Node):
@@ -129,41 +162,57 @@ class LogWeights(Node):
         return self._logits
 
     def _evaluate(self) -> np.ndarray:
-        shifted = self.logits().shifted
-        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        return self.logits().shifted - np.log(self.logits().total)
 
     def _enclose(self, c: float) -> Enclosure:
         arithmetic, logits = self.arithmetic, self.logits()
-        u = arithmetic.contract.accumulate.roundoff
-        p, v = logits.p.astype(arithmetic.dtype), self.value()
-        d = logits.relative()
-        e = d + np.log1p((p * np.expm1(d)).sum(axis=-1, keepdims=True))
-        e += (2 * u * np.abs(v) + (p.shape[-1] + 8) * u).astype(p.dtype)
+        p, v, z_e = logits.size_p, self.value(), self.z.enclosure(self.c).e
+        d = logits.relative(logits.shifted, np.zeros_like(p) if z_e is None else z_e)
+        own = 2 * np.abs(v) + (p.shape[-1] + 8)
+        e = d + np.log1p(logits.px.sum(axis=-1, keepdims=True))
+        e += (own * arithmetic.contract.accumulate.roundoff).astype(p.dtype)
         s = None
         if arithmetic.variance and logits.s is not None:
             s = logits.s * (1 - 2 * p) + (p * p * logits.s).sum(axis=-1, keepdims=True)
-        stored = arithmetic.store(v, e, s).times(c)
-        return stored if is_power_of_two(c) else arithmetic.rounded(stored)
+        return arithmetic.scaled(arithmetic.store(v, e, s), c)
 
 
-def _interval(p: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """The larger half of the exact interval, at most 1; d is overwritten."""
+def _interval(p: np.ndarray, d: np.ndarray, px: np.ndarray, e: np.ndarray) -> None:
+    """p x and the larger half of the exact interval, at most 1; d is overwritten."""
     lost = d.max(axis=-1, keepdims=True, initial=0) > _LOST
     x = np.expm1(d, out=d)
+    np.multiply(p, x, out=px)
     y = x / (1 + x)
-    px, py = p * x, p * y
-    up = x - px
-    up += py.sum(axis=-1, keepdims=True) - py
-    X_rest = px.sum(axis=-1, keepdims=True) - px
+    py = p * y
+    X, Y = (t.sum(axis=-1, keepdims=True) for t in (px, py))
+    both = px + py
     down = y - py
-    down += X_rest
-    up /= 1 + px - (py.sum(axis=-1, keepdims=True) - py)
-    down /= 1 - py + X_rest
-    e = np.maximum(up, down, out=up)
+    down -= px
+    down += X
+    down /= (1 + X) - both
+    np.subtract(x, px, out=e)
+    e -= py
+    e += Y
+    both += 1 - Y
+    e /= both
+    np.maximum(e, down, out=e)
     e *= p
     if lost.any():
-        e[np.broadcast_to(lost & np.isfinite(d), e.shape)] = 1  # some distribution, but any
-    return e
+        e[np.broadcast_to(lost, e.shape) & (p > 0)] = 1  # some distribution, but any
+    e[np.isnan(e)] = np.inf
+
+
+def _matrix(t: np.ndarray) -> np.ndarray:
+    return t.reshape(-1, t.shape[-1])
+
+
+def _part(t: Any, part: slice) -> Any:
+    return None if t is None else t[part]
+
+
+def _rows(t: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`t`, broadcast to a shape, as a matrix of rows."""
+    return np.broadcast_to(t, shape).reshape(-1, shape[-1])
 
 
 def _variance(p: np.ndarray, s: np.ndarray | None) -> np.ndarray | None:

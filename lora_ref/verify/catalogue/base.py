@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...verdict.mistakes import names
 from ..measure import row_blocks
 from ..updates import EVERY, Columns
 from .hypothesis import Hypothesis, Suspect
@@ -37,7 +38,7 @@ def no_base(suspect: Suspect) -> Iterator[Hypothesis]:
         return 0.0 * suspect.pair.base(rows, columns)
 
     if suspect.adapted:
-        yield Hypothesis("base left out", "s·BA, where W + s·BA", suspect.update, zeros)
+        yield Hypothesis(names.BASE_LEFT_OUT, "s·BA, where W + s·BA", suspect.update, zeros)
     yield Hypothesis("zeros", "0", suspect.update.with_scale(0.0), zeros)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...verdict.mistakes import names
 from ..updates import LowRank, Part
 from .hypothesis import Hypothesis, Suspect
 
@@ -86,7 +87,7 @@ def ranks_left_out(suspect: Suspect) -> Iterator[Hypothesis]:
             terms = ", ".join(str(k) for k in np.flatnonzero(~keep))
             parts = tuple(Part(p.start, p.L * keep, p.R) for p in suspect.update.parts)
             formula = f"W + s·Σ b_k a_k without k = {terms} (of {r})"
-            yield Hypothesis("rank truncated", formula, replace(suspect.update, parts=parts))
+            yield Hypothesis(names.RANK_TRUNCATED, formula, replace(suspect.update, parts=parts))
 
 
 def spans(mask: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...verdict.mistakes import names
 from ..measure import Take, row_blocks, take_from
 from ..updates import EVERY, Columns, LowRank, Part
 from .hypothesis import Hypothesis, Suspect
@@ -30,13 +31,13 @@ def transposed(suspect: Suspect) -> Iterator[Hypothesis]:
     turned = tuple(Part(p.start, p.R.T, p.L.T) for p in parts)
     update = replace(suspect.update, parts=turned)
     if suspect.adapted:
-        yield Hypothesis("transposed", "W + s·(BA)ᵀ where W + s·BA", update)
+        yield Hypothesis(names.TRANSPOSED, "W + s·(BA)ᵀ where W + s·BA", update)
     rows, columns = suspect.pair.shape
     if rows != columns:
         return
     W_transposed = take_from(suspect.pair.W.T)
     if suspect.adapted:
-        yield Hypothesis("base transposed", "Wᵀ + s·BA", suspect.update, W_transposed)
+        yield Hypothesis(names.BASE_TRANSPOSED, "Wᵀ + s·BA", suspect.update, W_transposed)
     yield Hypothesis("whole tensor transposed", "(W + s·BA)ᵀ", update, W_transposed)
 
 
@@ -78,17 +79,15 @@ def factors_misread(suspect: Suspect) -> Iterator[Hypothesis]:
     A, B = (part.R, part.L) if suspect.update.left == "B" else (part.L.T, part.R.T)
     (r, n), m = A.shape, B.shape[0]
     A_misread, B_misread = A.reshape(n, r).T, B.reshape(r, m).T
-    yield _of(
-        suspect, A_misread, B_misread, "A and B read transposed", "A as (in, r), B as (r, out)"
-    )
-    yield _of(suspect, A_misread, B, "A read transposed", "A as (in, r)")
-    yield _of(suspect, A, B_misread, "B read transposed", "B as (r, out)")
+    yield _of(suspect, A_misread, B_misread, names.BOTH_TRANSPOSED, "A as (in, r), B as (r, out)")
+    yield _of(suspect, A_misread, B, names.A_TRANSPOSED, "A as (in, r)")
+    yield _of(suspect, A, B_misread, names.B_TRANSPOSED, "B as (r, out)")
     if m == n:
         swapped = B.reshape(r, m), A.reshape(n, r)
-        yield _of(suspect, *swapped, "A and B swapped", "A read as B (out, r), B as A (r, in)")
+        yield _of(suspect, *swapped, names.SWAPPED, "A read as B (out, r), B as A (r, in)")
     if r > 1:
-        yield _of(suspect, A[::-1], B, "rank order reversed in A", "Σ_k b_k a_{r−1−k}")
-        yield _of(suspect, np.roll(A, 1, 0), B, "rank order shifted in A", "Σ_k b_k a_{k−1}")
+        yield _of(suspect, A[::-1], B, names.RANK_REVERSED, "Σ_k b_k a_{r−1−k}")
+        yield _of(suspect, np.roll(A, 1, 0), B, names.RANK_SHIFTED, "Σ_k b_k a_{k−1}")
 
 
 def _of(suspect: Suspect, A: np.ndarray, B: np.ndarray, name: str, how: str) -> Hypothesis:

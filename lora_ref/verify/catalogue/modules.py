@@ -7,6 +7,7 @@ updated through both uses: peft#2018, transformers#45127).
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ...verdict.mistakes import names
 from ..updates import LowRank, Part
 from .hypothesis import Hypothesis, Suspect
 
@@ -22,15 +23,13 @@ def other_module(suspect: Suspect) -> Iterator[Hypothesis]:
             yield Hypothesis("adapted by mistake", f"{what}, where W", moved)
             continue
         yield Hypothesis(
-            "another module's update", f"{what}, where ΔW of {suspect.update.module}", moved
+            names.ANOTHER_UPDATE, f"{what}, where ΔW of {suspect.update.module}", moved
         )
         yield from _mixed_factors(suspect, update)
         ratio = update.scale / suspect.update.scale
         extra = tuple(Part(p.start, p.L * ratio, p.R) for p in update.parts)
         both = replace(suspect.update, parts=suspect.update.parts + extra)
-        yield Hypothesis(
-            "another module's update as well", f"W + s·BA + ΔW of {update.module}", both
-        )
+        yield Hypothesis(names.ANOTHER_UPDATE_TOO, f"W + s·BA + ΔW of {update.module}", both)
 
 
 def _mixed_factors(suspect: Suspect, other: LowRank) -> Iterator[Hypothesis]:

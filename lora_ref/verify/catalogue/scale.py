@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...verdict.grids import Grid
+from ...verdict.mistakes import names
 from ..measure import Take, sample_of
 from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way
 from ..updates import EVERY, Columns, Conventions, LowRank, in_order
@@ -129,7 +130,7 @@ def repeated(suspect: Suspect) -> Iterator[Hypothesis]:
     for recipe in (ACCUMULATED, DELTA_FIRST):
         base = merged_by(recipe, suspect)
         again = "round(round(W + s·BA) + s·BA)"
-        yield Hypothesis("applied twice", again, update, base, NEARLY_ALL)
+        yield Hypothesis(names.APPLIED_TWICE, again, update, base, NEARLY_ALL)
         undone = "round(round(W + s·BA) − s·BA)"
         yield Hypothesis("merged and unmerged again", undone, back, base, NEARLY_ALL)
 
@@ -156,19 +157,19 @@ def convention(update: LowRank) -> str:
 def candidates(k: Conventions, s: float) -> Iterator[tuple[str, float]]:
     """(what was done, the scale that it makes), given the adapter's numbers and its scale."""
     alpha, r = k.alpha, k.rank
-    yield "not applied: 0", 0.0
-    yield "applied twice: 2s", 2 * s
-    yield "applied three times: 3s", 3 * s
-    yield "subtracted: −s", -s
+    yield f"{names.NOT_APPLIED}: 0", 0.0
+    yield f"{names.APPLIED_TWICE}: 2s", 2 * s
+    yield f"{names.APPLIED_THREE_TIMES}: 3s", 3 * s
+    yield f"{names.SUBTRACTED}: −s", -s
     if k.stabilised:
-        yield "α/r where the adapter says α/√r: α/r", alpha / r
+        yield f"{names.RANK_FOR_ROOT}: α/r", alpha / r
     else:
-        yield "α/√r where the adapter says α/r: α/√r", alpha / r**0.5
-    yield "α not divided by the rank: α", alpha
-    yield "scale left out: 1", 1.0
-    yield "scale applied twice: s²", s * s
-    yield "scale inverted: 1/s", 1 / s
-    yield "halved: s/2", s / 2
+        yield f"{names.ROOT_FOR_RANK}: α/√r", alpha / r**0.5
+    yield f"{names.ALPHA_UNDIVIDED}: α", alpha
+    yield f"{names.SCALE_LEFT_OUT}: 1", 1.0
+    yield f"{names.SCALE_TWICE}: s²", s * s
+    yield f"{names.SCALE_INVERTED}: 1/s", 1 / s
+    yield f"{names.HALVED}: s/2", s / 2
     power = 0.5 if k.stabilised else 1.0
     yield "alpha_pattern ignored: lora_alpha / r", k.general_alpha / r**power
     yield "rank_pattern ignored: α / r of the configuration", alpha / k.general_rank**power
@@ -177,9 +178,9 @@ def candidates(k: Conventions, s: float) -> Iterator[tuple[str, float]]:
     yield "α left out: 1/r", 1 / r
     yield "α left out: 1/√r", r**-0.5
     yield "α and r exchanged: r/α", r / alpha
-    yield "square root of the scale: √s", abs(s) ** 0.5
+    yield f"{names.ROOT_OF_SCALE}: √s", abs(s) ** 0.5
     yield "multiplied by r: s·r", s * r
-    yield "divided by r once more: s/r", s / r
+    yield f"{names.RANK_TWICE}: s/r", s / r
     yield "multiplied by √r: s·√r", s * r**0.5
     yield "divided by √r once more: s/√r", s / r**0.5
     yield "r in place of the scale: r", float(r)

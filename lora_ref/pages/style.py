@@ -1,11 +1,11 @@
-"""The style sheet of the page: two palettes, chosen by the reader's system."""
+"""The style sheet of all pages: two palettes, chosen by the reader's system."""
 
 STYLE = """
 :root{--bg:#fff;--fg:#1b1f24;--soft:#5b6470;--line:#d9dee4;--card:#f6f8fa;
---exact:#1a7f37;--rounding:#0b63c5;--undecidable:#8a6100;--bug:#c4232e;
+--exact:#1a7f37;--rounding:#0b63c5;--undecidable:#8a6100;--suspect:#b0500f;--bug:#c4232e;
 --e0:#eef1f4;--e1:#fde8c4;--e2:#fbc98a;--e3:#f59a5b;--e4:#e0633f;--e5:#b3263a;--e6:#6d0f3a}
 @media(prefers-color-scheme:dark){:root{--bg:#12161b;--fg:#e4e8ed;--soft:#98a3b0;--line:#2e353e;
---card:#1a2027;--exact:#4cc26b;--rounding:#66aefb;--undecidable:#dfb13f;--bug:#ff7b7f;
+--card:#1a2027;--exact:#4cc26b;--rounding:#66aefb;--undecidable:#dfb13f;--suspect:#ff9a57;--bug:#ff7b7f;
 --e0:#222932;--e1:#4a2f38;--e2:#7c3040;--e3:#b33c40;--e4:#e0633f;--e5:#f5a25f;--e6:#fdecc0}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1180px;padding:28px 24px 48px;background:var(--bg);color:var(--fg);
@@ -23,7 +23,8 @@ dt{color:var(--soft);font-size:.8rem;padding-top:.15em}dd{margin:0}
 font-size:.82em;font-weight:600;white-space:nowrap}
 h1 .badge{font-size:.8em;padding:.05em .7em;margin-right:.3em}
 .exact{color:var(--exact)}.rounding{color:var(--rounding)}
-.undecidable{color:var(--undecidable)}.bug{color:var(--bug)}
+.undecidable{color:var(--undecidable)}.suspect{color:var(--suspect)}
+.bug{color:var(--bug)}
 .counts{display:flex;flex-wrap:wrap;gap:10px;list-style:none;padding:0;margin:22px 0 10px}
 .counts li{background:var(--card);border:1px solid var(--line);border-radius:8px;
 padding:8px 18px;min-width:120px}

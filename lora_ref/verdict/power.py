@@ -1,0 +1,99 @@
+"""What these inputs at this precision could not reveal, before any implementation has run.
+
+For every known mistake the reference and the variance of an honest result say by how many standard
+deviations it would stand out. What stands out by fewer than 8 is UNDECIDABLE whatever the kernel
+does, and the report says which inputs would show it.
+
+Math:
+    signal as in `signature`; with k times as many rows it is about √k times as large, and with a
+    unit roundoff u' about u/u' times.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .contract import Contract
+from .grids import FLOAT32, Grid
+from .honest import honest_kernels, mutated, noises_of
+from .matched_filter import LEAST_SIGNAL, why_undecidable
+from .noise import Arrays, Noises
+from .oracle import Oracle
+from .signature import Signature, signatures
+
+
+@dataclass(frozen=True)
+class Power:
+    """Whether a mistake would be seen: by how much, why not, and what to do about it."""
+
+    name: str
+    signal: float
+    effect: float
+    reason: str = ""
+    advice: str = ""
+
+    @property
+    def is_decidable(self) -> bool:
+        return not self.reason
+
+    def __str__(self) -> str:
+        if self.is_decidable:
+            return f"{self.name}: would stand out by {self.signal:.3g} standard deviations"
+        return f"{self.name}: UNDECIDABLE, {self.reason}; {self.advice}"
+
+
+def power(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[Power, ...]:
+    """One for each mistake that the kernel can have, from reference and variance alone."""
+    noises = noises_of(oracle, contract, variance)
+    honest = honest_kernels(oracle, contract, noises)
+    found = []
+    for mistake in oracle.mistakes:
+        outputs = mutated(mistake, oracle)
+        for s in signatures(mistake, outputs, noises, honest):
+            if not s.where:
+                found.append(_power(s, outputs or {}, noises))
+    return tuple(found)
+
+
+def blind_spots(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[str, ...]:
+    """A sentence for each mistake that would not be seen."""
+    found = power(oracle, contract, variance)
+    return tuple(str(p) for p in found if not p.is_decidable)
+
+
+def _power(s: Signature, outputs: Arrays, noises: Noises) -> Power:
+    effect = _effect(s, outputs, noises)
+    reason = why_undecidable(s)
+    if not reason:
+        return Power(s.mistake.name, s.signal, effect)
+    grid = min((noises[n].grid for n in s.D), key=lambda g: g.precision)
+    if s.signal > 0:
+        reason = f"{reason}: it changes {_list(s.D)} by {effect:.2g} of the norm at {grid.name}"
+    return Power(s.mistake.name, s.signal, effect, reason, _advice(s, grid))
+
+
+def _effect(s: Signature, outputs: Arrays, noises: Noises) -> float:
+    """The largest relative change of an output, in the norm."""
+    sizes = [0.0]
+    for n in s.D:
+        right = noises[n].reference
+        size = float(np.linalg.norm(right))
+        if size > 0 and np.isfinite(size):
+            sizes.append(float(np.linalg.norm(outputs[n] - right)) / size)
+    return max(sizes)
+
+
+def _advice(s: Signature, grid: Grid) -> str:
+    """Inputs that would show it."""
+    ways = [s.mistake.advice] if s.mistake.advice else []
+    if 0 < s.signal < LEAST_SIGNAL:
+        ways.append(f"about {(LEAST_SIGNAL / s.signal) ** 2:.2g} times as many rows")
+    if s.signal > 0 and grid.precision < FLOAT32.precision:
+        ways.append("float32 inputs")
+    return f"to see it: {'; or '.join(ways)}" if ways else "no larger inputs of this kind show it"
+
+
+def _list(names: Mapping[str, object]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
