@@ -9,6 +9,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from ..mismatch import Mismatch
     from .checks import (
         ADAPTER_CHECKS,
         LAYER_CHECKS,
@@ -27,7 +28,7 @@ if typing.TYPE_CHECKING:
     from .examples import Case, Make, adapter_case, converted, function_case
     from .gradient_check import gradcheck
     from .matches import assert_matches
-    from .tolerance import TOLERANCE, Mismatch, assert_close, relative_error
+    from .tolerance import TOLERANCE, assert_close, relative_error
 
 _HOMES = {
     "checks": (
@@ -47,8 +48,9 @@ _HOMES = {
     ),
     "examples": ("Case", "Make", "adapter_case", "converted", "function_case"),
     "gradient_check": ("gradcheck",),
+    ".mismatch": ("Mismatch",),
     "matches": ("assert_matches",),
-    "tolerance": ("TOLERANCE", "Mismatch", "assert_close", "relative_error"),
+    "tolerance": ("TOLERANCE", "assert_close", "relative_error"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from ..adapters.base import apply_merged
 from ..arrays import library_of, namespace, on_device_of
+from ..mismatch import Mismatch
 from ..trees import Tree, leaves, tree_map
 from .examples import Make, converted
 from .gradient_check import gradcheck, is_float64, random_like
-from .tolerance import Mismatch, assert_close, to_numpy
+from .tolerance import assert_close, to_numpy
 
 Rng = np.random.Generator
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ..arrays import as_array
+from ..mismatch import Mismatch
 from ..trees import Tree, leaves, tree_map
-from .tolerance import TOLERANCE, Mismatch, to_numpy
+from .tolerance import TOLERANCE, to_numpy
 
 STEP = 2e-4  # relative to the size of what is moved
 _POINTS = ((1, 8.0), (-1, -8.0), (2, -1.0), (-2, 1.0))

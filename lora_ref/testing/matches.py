@@ -8,13 +8,13 @@ def test_my_kernel():
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..mismatch import Mismatch
 from ..verdict.contract import Contract
 from ..verdict.findings import Outcome, Status
 from ..verdict.judge import judge
 from ..verdict.message import message
 from ..verdict.oracle import Oracle
 from .recording import record
-from .tolerance import Mismatch
 
 FAILS = (Status.BUG,)
 FAILS_STRICT = (Status.BUG, Status.SUSPECT, Status.UNDECIDABLE)

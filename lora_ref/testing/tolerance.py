@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, library_of
+from ..mismatch import Mismatch
 
 TOLERANCE = {
     "identical": 0.0,  # the same operations on the same numbers
@@ -24,10 +25,6 @@ TOLERANCE = {
     "gradient": 1e-7,  # a finite difference against a backward, float64
     "float32": 1e-4,  # the same lines in float32 against float64
 }
-
-
-class Mismatch(AssertionError):
-    """Two computations of the same thing that are further apart than the table allows."""
 
 
 def to_numpy(t: Array) -> np.ndarray:

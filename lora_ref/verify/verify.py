@@ -19,10 +19,10 @@ from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.errors import refusal, shown
 from ..checkpoint.header import TensorInfo
 from ..checkpoint.peft import PeftAdapter
+from ..verdict.grids import grid_of, is_floating
 from .catalogue import Surroundings
 from .diagnose import Diagnosis
 from .dtypes import wrong_dtypes
-from ..verdict.grids import grid_of, is_floating
 from .judge import BUG, EXACT, Verdict, judge
 from .measure import Pair, row_blocks, take_from
 from .names import Shift, find_shift

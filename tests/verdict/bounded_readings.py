@@ -9,7 +9,7 @@ LOST = 1 + 2.0**-13  # bounds_of inflates by 1 + 2^−14, for what float32 compa
 
 
 def reading(contract, dtype=np.float64, variance=True):
-    """A fresh namespace; companions in float64, so that bounds are those of a derivation by hand."""
+    """A fresh namespace; companions in float64 give the bounds of a derivation by hand."""
     return Namespace(Arithmetic(contract, np.dtype(dtype), variance))
 
 

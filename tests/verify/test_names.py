@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lora_ref.verdict.grids import grid_of
 from lora_ref.verify import BUG
 from lora_ref.verify.catalogue import Surroundings
-from lora_ref.verdict.grids import grid_of
 from lora_ref.verify.judge import judge
 from lora_ref.verify.measure import Pair
 from lora_ref.verify.updates import Conventions, LowRank, Part

@@ -8,8 +8,8 @@ import pytest
 
 from lora_ref.adapters.lora import scaling, stabilised_scaling
 from lora_ref.checkpoint import SafetensorsFile
-from lora_ref.verify.fit import fit
 from lora_ref.verdict.grids import grid_of
+from lora_ref.verify.fit import fit
 from lora_ref.verify.measure import Pair
 from lora_ref.verify.updates import Conventions, LowRank, Part
 

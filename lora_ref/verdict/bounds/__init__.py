@@ -58,6 +58,7 @@ def bounds_of(output: Bounded, contract: Contract) -> Bounds:
     s = np.broadcast_to(np.nan, stored.v.shape)
     if arithmetic.variance:
         s = zeros if stored.s is None else np.asarray(stored.s, dtype=np.float64) * VARIANCE_UNIT
+        s = np.where(np.isnan(s), np.inf, s)
     e = np.where(np.isnan(e) | ~np.isfinite(stored.v), np.inf, e)
     return Bounds(stored.v, e, s)
 

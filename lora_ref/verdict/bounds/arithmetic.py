@@ -213,6 +213,17 @@ class Arithmetic:
         kappa = terms * u * u / 6
         return kappa / VARIANCE_UNIT if kappa > 1e-3 * self.contract.store.roundoff**2 / 3 else 0.0
 
+    @property
+    def functions_show(self) -> bool:
+        """Whether the error of exp and its like shows beside the rounding of what is stored."""
+        own = 2 * self.contract.exp_ulps * self.contract.accumulate.roundoff
+        return own * own > 1e-3 * self.contract.store.roundoff**2
+
+    def function_variance(self, size: np.ndarray) -> np.ndarray:
+        """Of an exp, log, tanh or erf of this size, as uniform as a rounding is."""
+        own = 2 * self.contract.exp_ulps * self.contract.accumulate.roundoff
+        return size * size * self.dtype.type(own * own / (3 * VARIANCE_UNIT))
+
     def gamma(self, terms: int) -> float:
         return self.contract.gamma(terms) + (terms + 2) * 2.0**-53
 

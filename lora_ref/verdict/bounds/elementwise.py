@@ -144,10 +144,15 @@ class Applied(_Rounded):
                 e = own.astype(a.dtype) if e is None else e + own.astype(a.dtype)
             if e is not None:
                 e = np.where(np.isnan(e), np.inf, e).astype(a.dtype)
-            if not arithmetic.variance or a.s is None:
+            if not arithmetic.variance:
                 return e, None
+            own_s = None
+            if f.ulps and arithmetic.functions_show:
+                own_s = arithmetic.function_variance(np.abs(v).astype(a.dtype))
+            if a.s is None:
+                return e, own_s
             slope = f.derivative(a.v, v)
-            return e, (slope * slope).astype(a.dtype) * a.s
+            return e, _total((slope * slope).astype(a.dtype) * a.s, own_s)
 
     def _roundoff(self) -> float:
         return self.arithmetic.contract.accumulate.roundoff

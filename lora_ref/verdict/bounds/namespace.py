@@ -183,7 +183,8 @@ class Namespace:
     def softmax(self, z: Bounded, mask: Any) -> Bounded:
         z, keep = self._masked(z, mask)
         c, node = z.one()
-        return Bounded(self, (1.0, Weights(node, c, keep)))
+        additive = mask is not None and mask.dtype != np.bool_
+        return Bounded(self, (1.0, Weights(node, c, keep, additive)))
 
     def _masked(self, z: Bounded, mask: Any) -> tuple[Bounded, np.ndarray | None]:
         if mask is None or (isinstance(mask, np.ndarray) and mask.dtype == np.bool_):

@@ -36,7 +36,9 @@ _LOST = 60.0  # logits that may be off by so much say nothing about the weights
 class Logits:
     """z with what is masked left out, row by row: weights p, x = e^d − 1 and p x."""
 
-    def __init__(self, z: Enclosure, keep: np.ndarray | None, arithmetic: Arithmetic):
+    def __init__(
+        self, z: Enclosure, keep: np.ndarray | None, arithmetic: Arithmetic, additive: bool = False
+    ):
         self.arithmetic, self.s, shape = arithmetic, z.s, z.v.shape
         self.v, self.keep = z.v, keep
         self.p, self.px = np.empty(shape), np.empty(shape, arithmetic.dtype)
@@ -53,9 +55,14 @@ class Logits:
         for part in row_chunks(len(outs[0]) if outs else 0, shape[-1]):
             v_, e_, keep_ = (_part(t, part) for t in given)
             self._weights(v_, keep_, *(outs[i][part] for i in (0, 1, 2, 5, 6)))
-            e_ = e_ if keep_ is None else np.where(keep_, e_, e_.dtype.type(0))
+            if keep_ is not None:  # what is added to inf leaves NaN
+                counts = keep_ | np.isinf(e_) if additive else keep_
+                e_ = np.where(counts, e_, e_.dtype.type(0))
             d = self.relative(outs[0][part], e_)
             _interval(outs[2][part], d, outs[3][part], outs[4][part])
+        if arithmetic.variance and arithmetic.functions_show:
+            own = arithmetic.function_variance(1 + np.abs(np.maximum(self.shifted, -_UNDERFLOW)))
+            self.s = own.astype(arithmetic.dtype) + (0 if self.s is None else self.s)
 
     def _weights(
         self,
@@ -93,16 +100,16 @@ class Logits:
 class Weights(Node):
     """softmax of z along the last axis."""
 
-    def __init__(self, z: Node, c: float, keep: np.ndarray | None):
+    def __init__(self, z: Node, c: float, keep: np.ndarray | None, additive: bool = False):
         super().__init__(z.arithmetic, z.shape)
-        self.z, self.c, self.keep = z, c, keep
+        self.z, self.c, self.keep, self.additive = z, c, keep, additive
         self._logits: Logits | None = None
 
     def logits(self) -> Logits:
         if self._logits is None:
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 enclosure = self.z.enclosure(self.c)
-                self._logits = Logits(enclosure, self.keep, self.arithmetic)
+                self._logits = Logits(enclosure, self.keep, self.arithmetic, self.additive)
         return self._logits
 
     def _evaluate(self) -> np.ndarray:
@@ -113,7 +120,10 @@ class Weights(Node):
         e = logits.size_p * arithmetic.dtype.type(arithmetic.gamma(self.shape[-1] + 2))
         e += logits.e
         e[logits.p > 0] += arithmetic.dtype.type(_SMALLEST_EXP)
-        return _stored(self, e, c)
+        s = None
+        if arithmetic.variance:
+            s = _variance(logits.size_p, logits.s)
+        return _stored(self, e, s, c)
 
 
 class WeightsAgain(Node):
@@ -138,13 +148,25 @@ class WeightsAgain(Node):
             e = logits.px * (1 + T)
             e += logits.size_p * T
             e[np.isnan(e)] = np.inf
-        return _stored(self.weights, e, c)
+        return _stored(self.weights, e, self._variance(logits, log_total), c)
+
+    def _variance(self, logits: Logits, log_total: np.ndarray) -> np.ndarray | None:
+        """p² (S_z + Σ p² S_z + what rounding the logsumexp leaves), which do not cancel."""
+        arithmetic = self.arithmetic
+        if not arithmetic.variance:
+            return None
+        of_row = np.zeros((), arithmetic.dtype)
+        if arithmetic.functions_show:
+            of_row = arithmetic.function_variance(log_total.astype(arithmetic.dtype))
+        p = logits.size_p
+        if logits.s is None:
+            return p * p * of_row
+        return p * p * (logits.s + (p * p * logits.s).sum(axis=-1, keepdims=True) + of_row)
 
 
-def _stored(weights: Weights, e: np.ndarray, c: float) -> Enclosure:
+def _stored(weights: Weights, e: np.ndarray, s: np.ndarray | None, c: float) -> Enclosure:
     """The weights as they are written, within e."""
     arithmetic, logits = weights.arithmetic, weights.logits()
-    s = _variance(logits.size_p, logits.s) if arithmetic.variance else None
     return arithmetic.scaled(arithmetic.store(logits.p, e, s, size=logits.size_p), c)
 
 
@@ -173,13 +195,15 @@ class LogWeights(Node):
         e += (own * arithmetic.contract.accumulate.roundoff).astype(p.dtype)
         s = None
         if arithmetic.variance and logits.s is not None:
-            s = logits.s * (1 - 2 * p) + (p * p * logits.s).sum(axis=-1, keepdims=True)
+            of_row = (p * p * logits.s).sum(axis=-1, keepdims=True)
+            s = np.maximum(logits.s * (1 - 2 * p) + of_row, 0)
         return arithmetic.scaled(arithmetic.store(v, e, s), c)
 
 
 def _interval(p: np.ndarray, d: np.ndarray, px: np.ndarray, e: np.ndarray) -> None:
     """p x and the larger half of the exact interval, at most 1; d is overwritten."""
-    lost = d.max(axis=-1, keepdims=True, initial=0) > _LOST
+    most = d.max(axis=-1, keepdims=True, initial=0)
+    lost = most > _LOST
     x = np.expm1(d, out=d)
     np.multiply(p, x, out=px)
     y = x / (1 + x)
@@ -199,6 +223,7 @@ def _interval(p: np.ndarray, d: np.ndarray, px: np.ndarray, e: np.ndarray) -> No
     e *= p
     if lost.any():
         e[np.broadcast_to(lost, e.shape) & (p > 0)] = 1  # some distribution, but any
+        e[np.broadcast_to(most == np.inf, e.shape)] = np.inf  # or NaN, of ∞ − ∞
     e[np.isnan(e)] = np.inf
 
 
@@ -219,4 +244,5 @@ def _variance(p: np.ndarray, s: np.ndarray | None) -> np.ndarray | None:
     if s is None:
         return None
     square = p * p
-    return square * (s * (1 - 2 * p) + (square * s).sum(axis=-1, keepdims=True))
+    of_row = (square * s).sum(axis=-1, keepdims=True)
+    return square * np.maximum(s * (1 - 2 * p) + of_row, 0)  # 0 at p = 1, but for rounding

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ...mismatch import Mismatch
 from ..incoming import received
 from ..locate import locate
 
 Array = Any
-
-
-class Mismatch(AssertionError):
-    """An exact test failed: the implementation computes something else."""
 
 
 @dataclass(frozen=True)
