@@ -4,7 +4,7 @@ import pytest
 import real_minilm
 from real_minilm_mutations import MUTATIONS
 
-from lora_ref.verify import BUG, EXACT, ROUNDING, verify
+from lora_ref.verify import Status, verify
 
 pytestmark = pytest.mark.peers
 TRAINED = sorted(p.name for p in real_minilm.ADAPTERS.iterdir())
@@ -21,8 +21,8 @@ def test_a_merge_by_peft_is_explained_bit_by_bit_for_every_tensor(adapter, dtype
     real_minilm.base_path()
     real_minilm.peft_merge()(real_minilm.ADAPTERS / adapter, tmp_path, dtype=dtype, safe_merge=safe)
     report = judged(tmp_path, adapter)
-    assert {v.status for v in report.verdicts} <= {EXACT, ROUNDING}
-    recipes = [v.recipe for v in report.verdicts if v.status == ROUNDING]
+    assert {v.status for v in report.verdicts} <= {Status.EXACT, Status.ROUNDING}
+    recipes = [v.recipe for v in report.verdicts if v.status == Status.ROUNDING]
     assert all("bit for bit" in recipe for recipe in recipes)
     assert not [r for r in recipes if "but" in r]
 
@@ -35,7 +35,7 @@ def test_a_planted_bug_is_found_and_named(name, dtype, models, tmp_path):
     merged = dict(right)
     change(model, merged)
     report = judged(real_minilm.write(tmp_path, merged))
-    bugs = [v for v in report.verdicts if v.status == BUG]
+    bugs = [v for v in report.verdicts if v.status == Status.BUG]
     said = [f"{d.name} {d.formula}" for v in bugs for d in v.diagnoses]
     assert bugs
     assert any(word in text for word in expected for text in said), said

@@ -34,6 +34,7 @@ Source:
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -113,11 +114,12 @@ class DoRA(Adapter):
         def backward(dy):
             dh = g * dy
             du = s * (dh @ B)  # (..., r)
-            dbase = either(xp, lambda: dh, lambda: dy + (g - 1) * dy)
+            rest, dthrough = cache(lambda: (g - 1) * dy), du @ A
+            dbase = either(xp, lambda: dh, lambda: dy + rest())
             dx = either(
                 xp,
-                lambda: dbase @ W + du @ A,
-                lambda: dy @ W + ((g - 1) * dy) @ W + du @ A,
+                lambda: dbase @ W + dthrough,
+                lambda: dy @ W + rest() @ W + dthrough,
             )
             dm = either(
                 xp,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..pages.printable import printable
-from ..verify import BUG, EXACT, ROUNDING, UNDECIDABLE, Report, Verdict
+from ..verify import Report, Status, Verdict
 from ..verify.summary import (
     STATUSES,
     Group,
@@ -29,7 +29,12 @@ from ..verify.summary import (
     touched,
 )
 
-STYLES = {EXACT: "green", ROUNDING: "cyan", UNDECIDABLE: "yellow", BUG: "bold red"}
+STYLES = {
+    Status.EXACT: "green",
+    Status.ROUNDING: "cyan",
+    Status.UNDECIDABLE: "yellow",
+    Status.BUG: "bold red",
+}
 PIPED = 1 << 16  # columns where nobody folds
 LEAST_NAME, KINDS, CASES = 16, 8, 6
 NARROW = 112  # where names and recipes do not fit beside each other
@@ -73,7 +78,7 @@ def print_lines(text: str, style: str = "") -> None:
 def print_report(report: Report, *, strict: bool, every: bool) -> None:
     """The table, what is said of it, and the conclusion."""
     console = console_for()
-    shown = [v for v in report.verdicts if every or touched(v) or v.status == BUG]
+    shown = [v for v in report.verdicts if every or touched(v) or v.status == Status.BUG]
     if shown:
         _print_table(console, shown)
     if not every:
@@ -117,15 +122,15 @@ def _print_table(console: Console, verdicts: list[Verdict]) -> None:
             console.print(table)
         for line in captured.get().splitlines():
             console.print(Text(line.rstrip()), soft_wrap=True)
-    for text, count in Counter(short(v) for v in verdicts if v.status != BUG).items():
+    for text, count in Counter(short(v) for v in verdicts if v.status != Status.BUG).items():
         if narrow:
             _print(console, f"{count:,} {'tensor' if count == 1 else 'tensors'}: {text}")
 
 
 def _left_alone(report: Report) -> list[str]:
     """What became of the tensors that the adapter does not touch, bugs apart."""
-    rest = [v for v in report.verdicts if not touched(v) and v.status != BUG]
-    kinds = Counter(v.text if v.status == EXACT else f"{v.status}, {v.text}" for v in rest)
+    rest = [v for v in report.verdicts if not touched(v) and v.status != Status.BUG]
+    kinds = Counter(v.text if v.status == Status.EXACT else f"{v.status}, {v.text}" for v in rest)
     lines = []
     for text, count in kinds.most_common(KINDS):
         what = "tensor" if count == 1 else "tensors"
@@ -138,7 +143,7 @@ def _left_alone(report: Report) -> list[str]:
 
 def _print_groups(console: Console, report: Report) -> None:
     for group in groups(report):
-        console.print(Text(printable(headline(report, group)), STYLES[BUG]), soft_wrap=True)
+        console.print(Text(printable(headline(report, group)), STYLES[Status.BUG]), soft_wrap=True)
         for line in _group_lines(group):
             text = Text(printable(line))
             if console.is_terminal:

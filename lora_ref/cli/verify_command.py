@@ -13,7 +13,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.errors import refusal
 from ..checkpoint.peft_config import CONFIG_NAME, LoraConfig
 from ..pages.printable import printable
-from ..verify import BUG, Report, verify
+from ..verify import Report, Status, verify
 from ..verify.report_html import as_html
 from ..verify.report_json import as_json
 from ..verify.summary import exit_status
@@ -84,7 +84,7 @@ def _example(options: Options, here: Path) -> int:
             print_report(report, strict=options.strict, every=options.every)
             print_lines("")
     _write(options, reports[1], adapter)
-    expected = not reports[0].has_bug and reports[1].count(BUG) == PLANTED
+    expected = not reports[0].has_bug and reports[1].count(Status.BUG) == PLANTED
     if not quiet:
         said = "as they should be" if expected else "NOT what the example was made for"
         print_lines(f"Both verdicts are {said} (exit status {int(not expected)}).")

@@ -27,11 +27,8 @@ from .contract import (
     PRESETS,
     TF32_CONTRACT,
     Accumulator,
-    AnyOrder,
-    Blocked,
     Contract,
     Forms,
-    Pairwise,
     ScaleSites,
 )
 from .emulated import emulate
@@ -40,6 +37,7 @@ from .judge import judge
 from .message import message
 from .oracle import Mistake, Oracle
 from .oracles import attention, dora_linear, lora_linear, lora_merged, oracle_of
+from .orders import AnyOrder, Blocked, Pairwise, Probable
 
 __all__ = [
     "BFLOAT16_CONTRACT",
@@ -69,6 +67,7 @@ __all__ = [
     "Oracle",
     "Outcome",
     "Pairwise",
+    "Probable",
     "ScaleSites",
     "State",
     "Status",

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Accumulator, AnyOrder, Blocked, Pairwise
+from .contract import Accumulator
 from .grids import FLOAT32, FLOAT64, Grid
+from .orders import AnyOrder, Blocked, Pairwise, Probable
 
 Rounding = Callable[[np.ndarray], np.ndarray]
 Term = Callable[[int], np.ndarray]
@@ -71,7 +72,7 @@ def is_native(accumulator: Accumulator) -> bool:
 
 
 def product(
-    a: np.ndarray, b: np.ndarray, accumulator: Accumulator, order: OwnOrder | AnyOrder
+    a: np.ndarray, b: np.ndarray, accumulator: Accumulator, order: OwnOrder | AnyOrder | Probable
 ) -> np.ndarray:
     """a @ b with the sums on the accumulator, as float64."""
     if isinstance(order, Library):
@@ -92,7 +93,9 @@ def product(
     return np.squeeze(total, axis=vectors)
 
 
-def sums(t: np.ndarray, accumulator: Accumulator, order: OwnOrder | AnyOrder) -> np.ndarray:
+def sums(
+    t: np.ndarray, accumulator: Accumulator, order: OwnOrder | AnyOrder | Probable
+) -> np.ndarray:
     """Σ over the last axis of `t` with the sums on the accumulator, as float64."""
     if isinstance(order, Library):  # contiguous, where NumPy adds pairwise
         native = np.ascontiguousarray(t, _NATIVE[accumulator.grid])
@@ -105,7 +108,7 @@ def added(
     count: int,
     shape: tuple[int, ...],
     accumulator: Accumulator,
-    order: OwnOrder | AnyOrder,
+    order: OwnOrder | AnyOrder | Probable,
 ) -> np.ndarray:
     """Σ term(k) for k < count, each an array of `shape`."""
     if count == 0:

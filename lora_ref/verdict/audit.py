@@ -24,10 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .bounds import Bounds, bounds
+from .calibration import honest_outputs
 from .choices import Choices, Fusion, ScaleSite
 from .contract import Accumulator, Contract, Forms
-from .emulated import emulate
 from .grids import BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, FLOAT16, TF32, Grid
+from .kernels import merge_in_halves
 from .oracle import Oracle
 from .statistics import LARGEST_RMS, statistics
 
@@ -40,6 +41,7 @@ _CHOICES = (
     Choices(scale=ScaleSite.RIGHT),
     Choices(fusion=Fusion.ELEMENTWISE),
     Choices(fusion=Fusion.EVERYTHING),
+    Choices(merged=True),
 )
 Outputs = Mapping[str, np.ndarray]
 
@@ -90,26 +92,17 @@ def _less(contract: Contract, oracle: Oracle) -> Iterator[tuple[str, Contract]]:
         if grid.precision < contract.store.precision:
             yield f"intermediates stored in {grid.name}", contract.relax(store=grid)
     if oracle.merged is not None and not contract.forms.merged:
-        yield "the merged form, W' stored", contract.relax(forms=Forms(factored=False, merged=True))
+        halves = oracle.merged is merge_in_halves
+        says = "the update added in two halves" if halves else "the merged form, W' stored"
+        yield says, contract.relax(forms=Forms(factored=False, merged=True))
 
 
 def _nearest(actual: Outputs, oracle: Oracle, contract: Contract, sigma: Outputs) -> float:
     """The distance from the nearest of the choices that the contract leaves open."""
     distances = []
-    for choices in _admitted(contract):
-        emulated = emulate(oracle, contract, choices)
+    for emulated in honest_outputs(oracle, contract, _CHOICES):
         distances.append(_distance(actual, emulated, sigma))
-    return min(distances)
-
-
-def _admitted(contract: Contract) -> Iterator[Choices]:
-    merged_only = contract.forms.merged and not contract.forms.factored
-    for choices in (Choices(merged=True),) if merged_only else _CHOICES:
-        try:
-            choices.check(contract)
-        except ValueError:
-            continue
-        yield choices
+    return min(distances, default=float("inf"))
 
 
 def _distance(actual: Outputs, emulated: Outputs, sigma: Outputs) -> float:

@@ -9,7 +9,8 @@ import enum
 from dataclasses import dataclass, fields
 
 from .accumulate import LIBRARY, Library, OwnOrder, is_native
-from .contract import AnyOrder, Blocked, Contract
+from .contract import Contract
+from .orders import AnyOrder, Blocked, Probable
 
 
 class ScaleSite(enum.Enum):
@@ -74,7 +75,7 @@ class Choices:
                     f"Choices: {name} must be admitted by the contract {contract.name}, got {self}"
                 )
 
-    def order_for(self, contract: Contract, terms: int) -> OwnOrder | AnyOrder:
+    def order_for(self, contract: Contract, terms: int) -> OwnOrder | AnyOrder | Probable:
         """The order in which so many terms are added.
 
         NumPy's own where it can add on the accumulator and the contract does not state an order
@@ -84,10 +85,10 @@ class Choices:
             ValueError if a sum of so many terms would be deeper than the contract admits.
         """
         if isinstance(self.order, Library):
-            free = isinstance(contract.order, AnyOrder | Blocked)
+            free = isinstance(contract.order, AnyOrder | Blocked | Probable)
             return self.order if free and is_native(contract.accumulate) else contract.order
         own, admitted = self.order.depth(terms), contract.order.depth(terms)
-        if own > admitted:
+        if own > admitted and not isinstance(contract.order, Probable):
             raise ValueError(
                 f"Choices: order must add {terms} terms at a depth of at most {admitted}, from "
                 f"{contract.order} of the contract {contract.name}, got {self.order}, "

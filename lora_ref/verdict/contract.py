@@ -15,7 +15,7 @@ Limits:
     what is admitted, and `relax` changes a field.
 Source:
     Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1 (γ) and
-    section 4.2 (order of summation). Blocks of 256: what BLAS and tensor-core kernels do.
+    section 4.2 (order of summation). The orders are in `orders`.
 """
 
 import math
@@ -23,47 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .grids import BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, FLOAT16, FLOAT32, FLOAT64, TF32, Grid
-
-
-@dataclass(frozen=True)
-class AnyOrder:
-    """Products are added in any order, also one after the other."""
-
-    def depth(self, terms: int) -> int:
-        return terms
-
-    def __str__(self) -> str:
-        return "any order"
-
-
-@dataclass(frozen=True)
-class Blocked:
-    """Products are added in blocks, and the blocks' sums then: any order within either."""
-
-    size: int = 256
-
-    def depth(self, terms: int) -> int:
-        return min(terms, self.size + -(-terms // self.size))
-
-    def __str__(self) -> str:
-        return f"blocks of {self.size}"
-
-
-@dataclass(frozen=True)
-class Pairwise:
-    """A balanced tree of additions over leaves that are summed in any order."""
-
-    leaf: int = 1
-
-    def depth(self, terms: int) -> int:
-        leaves = -(-terms // self.leaf)
-        return min(terms, self.leaf - 1 + max(leaves - 1, 0).bit_length() + 1)
-
-    def __str__(self) -> str:
-        return f"pairwise over leaves of {self.leaf}"
-
-
-Order = AnyOrder | Blocked | Pairwise
+from .orders import IN_BLOCKS, Order, Probable
 
 
 @dataclass(frozen=True)
@@ -98,7 +58,7 @@ class Forms:
     """Which mathematically equal forms are admitted."""
 
     factored: bool = True  # y = x Wᵀ + s (x Aᵀ) Bᵀ
-    merged: bool = False  # y = x W'ᵀ with W' stored
+    merged: bool = False  # y = x W'ᵀ with W' stored; of W' itself, a merge in two halves
     alternatives: bool = True  # every formula of an `either`: DoRA's two, ⟨do, o⟩ for ⟨dp, p⟩
     recomputed: bool = True  # attention weights again from a stored logsumexp
 
@@ -119,7 +79,7 @@ class Contract:
     accumulate: Accumulator
     output: Grid
     load: Grid | None = None
-    order: Order = Blocked()
+    order: Order = IN_BLOCKS
     scale: ScaleSites = ScaleSites()
     forms: Forms = Forms()
     exp_ulps: float = 4.0
@@ -180,7 +140,7 @@ class Contract:
     def _explain_forms(self) -> list[str]:
         texts = {
             "y = x Wᵀ + s (x Aᵀ) Bᵀ": self.forms.factored,
-            "y = x W'ᵀ with W' stored": self.forms.merged,
+            "y = x W'ᵀ with W' stored; W' = (W + ½ s BA) + ½ s BA": self.forms.merged,
             "any of several equal formulas of an intermediate": self.forms.alternatives,
             "attention weights again from a stored logsumexp": self.forms.recomputed,
         }
@@ -208,13 +168,33 @@ FLOAT16_FLOAT32_INTERMEDIATES = Contract(
 )
 FLOAT8_E4M3_CONTRACT = _uniform("float8_e4m3 loads", BFLOAT16, load=FLOAT8_E4M3)
 FLOAT8_E5M2_CONTRACT = _uniform("float8_e5m2 loads", BFLOAT16, load=FLOAT8_E5M2)
-MERGED_FLOAT32 = _uniform("merged_float32", FLOAT32)
-MERGED_BFLOAT16 = Contract(
-    "merged_bfloat16", FLOAT32, BFLOAT16, Accumulator(FLOAT32), BFLOAT16, load=BFLOAT16
-)
-MERGED_FLOAT16 = Contract(
-    "merged_float16", FLOAT32, FLOAT16, Accumulator(FLOAT32), FLOAT16, load=FLOAT16
-)
+
+
+def merged(grid: Grid) -> Contract:
+    """What a merge may do whose result is stored on a grid: W' = W + s B A.
+
+    Everything may happen on that grid: the factors are loaded on it, the scale is a number of it,
+    the product is summed, stored and scaled on it, and the update is added at once or in two
+    halves, which leaves the room to load the base on the grid and to add at once. For float64
+    the update may come from float32, as adapters are trained; nothing sums in 8 bits.
+    """
+    wide, narrow = grid.precision > FLOAT32.precision, grid.precision < BFLOAT16.precision
+    return Contract(
+        f"merged_{grid.name}",
+        FLOAT64 if wide else FLOAT32,
+        grid,
+        Accumulator(FLOAT32 if wide else BFLOAT16 if narrow else grid),
+        grid,
+        load=grid,
+        order=Probable(),
+        scale=ScaleSites(held_on=FLOAT32 if wide else grid),
+        forms=Forms(merged=True),
+    )
+
+
+MERGED_FLOAT32 = merged(FLOAT32)
+MERGED_BFLOAT16 = merged(BFLOAT16)
+MERGED_FLOAT16 = merged(FLOAT16)
 
 PRESETS: dict[str, Contract] = {
     contract.name: contract

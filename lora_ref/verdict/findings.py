@@ -31,6 +31,9 @@ class State(StrEnum):
     UNDECIDABLE = "UNDECIDABLE"
 
 
+DISTURBED = ("another error hides it", "not this mistake as it is known")
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """How much of a known mistake is in the outputs: `share` 1 is all of it, 0 nothing.
@@ -47,6 +50,11 @@ class Diagnosis:
     error: float
     signal: float
     reason: str = ""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it is the inputs that cannot show the mistake, and not what else is wrong."""
+        return self.state is State.UNDECIDABLE and not self.reason.endswith(DISTURBED)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class Finding:
     undecidable: int = 0
     max_z: float | None = None
     rms_z: float | None = None
+    known: int = 0
     where: tuple[str, ...] = ()
 
     def line(self) -> str:

@@ -9,7 +9,7 @@ Limits:
     rounding; what else it is consistent with, the diagnoses say (UNDECIDABLE).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from ..trees import leaves
 from .audit import audit
 from .bounds import Bounds, bounds
+from .calibration import honest_statistics
 from .claims import check_on_grid, check_output_grid, check_outputs
 from .contract import Contract
 from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
@@ -27,7 +28,7 @@ from .matched_filter import diagnose
 from .mistakes.names import NOT_APPLIED
 from .oracle import Oracle, is_real
 from .path_gains import path_gains
-from .statistics import statistics
+from .statistics import Statistics, statistics
 
 
 def judge(
@@ -37,24 +38,27 @@ def judge(
     *,
     left_out: Collection[str] = (),
     known_mistakes: bool = True,
+    found: Mapping[str, Bounds] | None = None,
 ) -> Outcome:
     """The verdict on `actual`, a mapping of names to arrays of any library, or y alone.
 
     Outputs in `left_out` are not judged. Without `known_mistakes` nothing is diagnosed, which
-    saves one evaluation of the kernel for each.
+    saves one evaluation of the kernel for each. `found` are the `bounds` of this oracle and
+    contract, with variances, if they are known already.
 
     Errors:
         ValueError if a name or a shape is wrong, an input is not on the contract's grid of inputs,
         or an output holds numbers that the contract's output grid has not; TypeError for what is
         no array.
     """
-    for path, leaf in leaves(dict(oracle.inputs)):
-        if is_real(leaf):
-            check_on_grid(path.rpartition(".")[2] or path, leaf, contract.inputs)
-    found = bounds(oracle, contract)
+    _check_inputs(oracle, contract)
+    found = bounds(oracle, contract) if found is None else found
     given = check_outputs(actual, {n: b.v.shape for n, b in found.items()}, left_out=left_out)
     notes = {n: (*t.notes, *check_output_grid(n, t, contract)) for n, t in given.items()}
     findings = [_finding(n, t, found[n], contract, notes[n]) for n, t in given.items()]
+    if any(f.status is Status.SUSPECT for f in findings):
+        honest = honest_statistics(oracle, contract, found)
+        findings = [_reconsidered(f, honest) for f in findings]
     if not (known_mistakes and oracle.mistakes):
         return Outcome(contract, tuple(findings))
     values = {n: t.values for n, t in given.items()}
@@ -65,6 +69,7 @@ def judge(
         findings = [_with_mistakes(f, diagnoses, gains) for f in findings]
     odd = any(f.status in (Status.BUG, Status.SUSPECT) for f in findings)
     explained = any(d.state is State.PRESENT for d in diagnoses)
+    explained = explained or any(g.is_off() for g in gains)
     departures = audit(values, oracle, contract, found) if odd and not explained else ()
     return Outcome(
         contract,
@@ -74,6 +79,14 @@ def judge(
         tuple(str(d) for d in departures),
         _blind(oracle, diagnoses),
     )
+
+
+def _check_inputs(oracle: Oracle, contract: Contract) -> None:
+    """All but other static arrays than W: cos and sin of a rotation are not rounded."""
+    given = {**oracle.inputs, "W": oracle.static.get("W"), "dy": oracle.cotangent}
+    for path, leaf in leaves({n: t for n, t in given.items() if t is not None}):
+        if is_real(leaf):
+            check_on_grid(path.rpartition(".")[2] or path, leaf, contract.inputs)
 
 
 def _finding(
@@ -90,8 +103,8 @@ def _finding(
     outside = ratio > 1
     status, reason = _status(y, v, e, ratio, unknown, contract)
     chance = statistics(np.where(unknown, 0.0, error), np.where(unknown, 0.0, bound.s))
-    if status is Status.ROUNDING and chance.suspicion:
-        status, reason = Status.SUSPECT, chance.suspicion
+    if status is Status.ROUNDING and (suspicion := chance.suspicion()):
+        status, reason = Status.SUSPECT, suspicion
     found = Finding(
         name,
         status,
@@ -101,9 +114,19 @@ def _finding(
         undecidable=int(np.count_nonzero(unknown)),
         max_z=chance.max_z,
         rms_z=chance.rms_z,
+        known=chance.count,
         where=notes,
     )
     return _with_worst(found, y, v, e, ratio, contract)
+
+
+def _reconsidered(found: Finding, honest: Mapping[str, Statistics]) -> Finding:
+    """A suspicion stands only if honest implementations of the contract score less."""
+    if found.status is not Status.SUSPECT or found.name not in honest:
+        return found
+    own = Statistics(found.known, found.max_z or 0.0, found.rms_z or 0.0)
+    reason = own.suspicion(honest[found.name])
+    return replace(found, status=Status.SUSPECT if reason else Status.ROUNDING, reason=reason)
 
 
 def _status(
@@ -177,6 +200,6 @@ def _with_mistakes(
 def _blind(oracle: Oracle, diagnoses: tuple[Diagnosis, ...]) -> tuple[str, ...]:
     """What these inputs could not have shown, why, and which would."""
     advice = {m.name: m.advice for m in oracle.mistakes}
-    blind = [d for d in diagnoses if d.state is State.UNDECIDABLE]
+    blind = [d for d in diagnoses if d.state is State.UNDECIDABLE and d.is_blind]
     sentences = (f"{d.name}: {d.reason}; {advice.get(d.name, '')}" for d in blind)
     return tuple(sentence.rstrip("; ") for sentence in sentences)

@@ -7,6 +7,7 @@ Source: `lora_ref.layers` and `lora_ref.adapters`, of which these are compositio
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..arrays import Array, Backward, namespace, row_sum
@@ -78,6 +79,15 @@ def _both(mask: Array, seen: Array) -> Array:
 def merge(adapter: Any, *, W: Array) -> tuple[Array, Backward]:
     """W', and backward: dW' -> dadapter."""
     return adapter.weight(W)
+
+
+def merge_in_halves(adapter: Any, *, W: Array) -> tuple[Array, Backward]:
+    """W' = (W + ½ s BA) + ½ s BA, the other order of `merge`; backward is the same."""
+    half = replace(adapter, scale=adapter.scale / 2)
+    W_halfway, _ = half.weight(W)
+    W_merged, _ = half.weight(W_halfway)
+    _, backward = adapter.weight(W)
+    return W_merged, backward
 
 
 def apply(adapter: Any, x: Array, W: Array) -> tuple[Array, Backward]:

@@ -10,18 +10,18 @@ PRESENT      if all of it is there (β is 1 within its error) and nothing else i
              found is taken out, and the rest judged again: mistakes in other outputs come next.
 EXCLUDED     if |β| < 0.5 in what remains, after what is present was taken out.
 UNDECIDABLE  otherwise: it would stand out by fewer than 8 standard deviations; rounding the result
-             hides it in all but a few elements; honest rounding alone looks like it (an update
-             swamped by its grid); another error hides it; or a part of it is there, which is a
-             weaker form of it, or a bug that resembles it.
+             hides it in all but a few elements; honest rounding alone looks like it, or y alone
+             is to show an update that is below an ulp of it (swamped); another error hides it; or
+             a part of it is there, which is a weaker form of it, or a bug that resembles it.
+
+What a sample of rows excludes is excluded. All rows are compared for the mistakes that it does not
+decide on, so what is PRESENT is so in all rows.
 
 Math:
-    β, signal and `honest` as in `signature`; f² the mean square z of the outputs that it changes
+    β, signal, `honest` and `near_base` as in `signature`; f and rounding as in `residual`
     PRESENT needs   signal >= 8, |β − 1| < min(0.15, 4/signal + 3u + honest), and without it
-        mean z² <= 2.25 (1 + 6 √(2/N)),  max |z| <= 3 √(2 ln(2N / 1e-9))  in each output
-        or, if |β − 1| < 4/signal + 2u, in the norm of each output that fails this
-        ‖actual − mutated‖ <= 2 max(u, ‖σ‖/‖reference‖) ‖mutated‖ and <= ‖mutated − reference‖ / 16,
-        because a gross mistake has roundings that the right kernel has not
-    swamped         honest > max(0.05, 3/signal)
+        rounding in each output, or something near, if |β − 1| < 4/signal + 2u
+    swamped         honest > max(0.05, 3/signal), or near_base > 1/2 where only y has changed
     hidden          signal / f < 8
     Mistakes that fit are told apart by χ²: 16 + ((2u + honest) signal)² is the least difference,
     as a scale held in the output's dtype moves β by up to u.
@@ -35,26 +35,40 @@ Source:
     the signal and the guard against swamping are what unknown bugs and the forward alone need.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
-
-import numpy as np
 
 from .contract import Contract
 from .findings import Diagnosis, State
 from .honest import Honest, honest_kernels, mutated, noises_of
-from .noise import Arrays, Noise, Noises
-from .oracle import Oracle
+from .noise import Arrays, Noises
+from .oracle import Mistake, Oracle
+from .residual import Residual
+from .sample import in_parts, sample_of
 from .signature import Signature, signatures
 
 LEAST_SIGNAL = 8.0
-LEAST_DIFFERING = 3
-LARGEST_MISFIT = 2.25
-NEAR = 2.0  # times the usual share of rounding, in the norm
-GROSS = 16.0  # times what is left is what a mistake must change to be known by the norm
+LARGEST_SHARE = 0.15  # that may be missing of a mistake, or too much
 INDISTINCT = 16.0  # of χ²: four standard deviations
-Zs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """The outputs, in all rows or in some, with what is known of honest kernels there."""
+
+    oracle: Oracle
+    noises: Noises
+    honest: Honest
+    part: float = 1.0
+
+    def signatures(self, mistake: Mistake) -> tuple[Signature, ...]:
+        outputs = mutated(mistake, self.oracle)
+        return tuple(signatures(mistake, outputs, self.noises, self.honest))
+
+    @property
+    def errors(self) -> Residual:
+        return Residual({n: noise.z for n, noise in self.noises.items()}, self.noises)
 
 
 def diagnose(
@@ -65,38 +79,79 @@ def diagnose(
     `actual` and `variance` are by the name of the output, in float64; outputs that are not in both
     do not count. `variance` is that of an honest result under the contract.
     """
+    oracle = in_parts(oracle)
+    open_ones, absent = oracle.mistakes, {}
+    sample = sample_of(oracle)
+    if sample is not None:
+        few = _view(sample.oracle, sample.of(actual), contract, sample.of(variance), sample.part)
+        absent = _excluded(few)
+        open_ones = tuple(m for m in oracle.mistakes if m.name not in absent)
+    if not open_ones:
+        return tuple(absent.values())
+    present, found = _diagnosed(open_ones, _view(oracle, actual, contract, variance))
+    absent |= {d.name: d for d in found}
+    return (*present, *(absent[m.name] for m in oracle.mistakes if m.name in absent))
+
+
+def _view(
+    oracle: Oracle, actual: Arrays, contract: Contract, variance: Arrays, part: float = 1.0
+) -> _View:
     noises = noises_of(oracle, contract, variance, actual)
-    z = {n: noise.z for n, noise in noises.items()}
-    honest = honest_kernels(oracle, contract, noises)
+    return _View(oracle, noises, honest_kernels(oracle, contract, noises), part)
+
+
+def _excluded(few: _View) -> dict[str, Diagnosis]:
+    """The mistakes that a sample excludes, in all outputs and in some alone."""
+    errors, found = few.errors, {}
+    for mistake in few.oracle.mistakes:
+        tried = few.signatures(mistake)
+        if tried and all(_is_out(s, errors, few.part) for s in tried):
+            said = _absent(tried[0], errors)
+            if said.state is State.EXCLUDED:
+                found[mistake.name] = said
+    return found
+
+
+def _is_out(s: Signature, errors: Residual, part: float) -> bool:
+    """Whether all rows cannot but say that it is not there: by six standard deviations."""
+    if s.where and 2 * s.signal < LEAST_SIGNAL * part**0.5:
+        return True  # all rows are too few as well
+    error = errors.misfit(s.D) / s.signal if s.signal else float("inf")
+    return LEAST_SIGNAL * error < 1 and abs(s.share(errors.finite)) + 6 * error < 0.5
+
+
+def _diagnosed(
+    mistakes: Sequence[Mistake], view: _View
+) -> tuple[list[Diagnosis], list[Diagnosis]]:
+    """The mistakes that are there, and what is known of the others without them."""
+    errors, left = view.errors, list(mistakes)
     present: list[Diagnosis] = []
-    settled: set[str] = set()
     while True:
-        absent, chosen = _scan(oracle, z, noises, honest, settled)
+        absent, chosen = _scan(left, view, errors)
         if not chosen:
-            return (*present, *absent)
-        present.append(_present(chosen, z))
-        settled |= {s.mistake.name for s in chosen}
-        z = _without(z, chosen[0])
+            return present, absent
+        present.append(_present(chosen, errors))
+        settled = {s.mistake.name for s in chosen}
+        left = [m for m in left if m.name not in settled]
+        errors = errors.without(chosen[0])
 
 
 def _scan(
-    oracle: Oracle, z: Zs, noises: Noises, honest: Honest, settled: set[str]
+    mistakes: Sequence[Mistake], view: _View, errors: Residual
 ) -> tuple[list[Diagnosis], list[Signature]]:
-    """What an error says of each mistake that is not settled, and which ones explain it best.
+    """What an error says of each mistake, and which ones explain it best.
 
     One mistake at a time: their signatures are as large as the outputs.
     """
     absent: list[Diagnosis] = []
     best: list[tuple[float, float, Signature]] = []
-    for mistake in oracle.mistakes:
-        if mistake.name in settled:
-            continue
-        for s in signatures(mistake, mutated(mistake, oracle), noises, honest):
+    for mistake in mistakes:
+        for s in view.signatures(mistake):
             if not s.where:
-                absent.append(_absent(s, z))
-            if _is_there(s, z, noises) and _fits(s, z, noises):
-                slack = INDISTINCT + (s.signal * (2 * _roundoff(s, noises) + s.honest)) ** 2
-                best.append((s.remains(z), slack, s))
+                absent.append(_absent(s, errors))
+            if _is_there(s, errors):
+                slack = INDISTINCT + (s.signal * (2 * _roundoff(s) + s.honest)) ** 2
+                best.append((s.remains(errors.z), slack, s))
                 least, *_ = min(best, key=itemgetter(0))
                 best = [t for t in best if t[0] <= least * (1 + 1e-9) + t[1]]
     chosen: dict[str, Signature] = {}
@@ -106,15 +161,19 @@ def _scan(
     return absent, everywhere or list(chosen.values())
 
 
-def _is_there(s: Signature, z: Zs, noises: Noises) -> bool:
-    """Whether all of it is in the error, and it could be seen."""
-    if not is_decidable(s):
+def _is_there(s: Signature, errors: Residual) -> bool:
+    """Whether all of it is in the error and nothing else is, and it could be seen."""
+    off = abs(s.share(errors.finite) - 1)
+    if s.signal < LEAST_SIGNAL or off >= LARGEST_SHARE or not is_decidable(s):
         return False
-    return abs(s.share(z) - 1) < min(0.15, 4 / s.signal + 3 * _roundoff(s, noises) + s.honest)
+    u = _roundoff(s)
+    if off >= 4 / s.signal + 3 * u + s.honest:
+        return False
+    return errors.fits(s, closely=off <= 4 / s.signal + 2 * u)
 
 
-def _roundoff(s: Signature, noises: Noises) -> float:
-    return max(noises[n].grid.roundoff for n in s.D)
+def _roundoff(s: Signature) -> float:
+    return max(s.mutant.noises[n].grid.roundoff for n in s.D)
 
 
 def is_decidable(s: Signature) -> bool:
@@ -128,70 +187,27 @@ def why_undecidable(s: Signature) -> str:
         return "it changes nothing with these inputs"
     if s.signal < LEAST_SIGNAL:
         return f"it stands out by {s.signal:.2g} standard deviations, {LEAST_SIGNAL:g} are needed"
-    if s.differing < LEAST_DIFFERING:
+    if not s.differs:
         return "rounding the result hides it, but for too few elements to know it by"
-    if s.honest > max(0.05, 3 / s.signal):
+    if {*s.D} == {"y"} and s.near_base > 0.5:
+        return "swamped: the update is below an ulp of what it is added to, and y alone shows it"
+    if s.is_swamped(max(0.05, 3 / s.signal)):
         return f"swamped: honest rounding alone looks like {s.honest:.2g} of it"
     return ""
 
 
-def _fits(s: Signature, z: Zs, noises: Noises) -> bool:
-    """Whether nothing but rounding is left in the outputs that it changes, without it.
-
-    It is in the forward alone, or in the gradients alone, only if the other outputs are right.
-    """
-    others = [n for n in z if s.where and n not in s.D]
-    if not all(_is_rounding(z[n], noises[n].known) for n in others):
-        return False
-    left = _without({n: z[n] for n in s.D}, s)
-    if all(_is_rounding(t, noises[n].known) for n, t in left.items()):
-        return True
-    if abs(s.share(z) - 1) > 4 / s.signal + 2 * _roundoff(s, noises):
-        return False
-    return all(
-        _is_rounding(t, noises[n].known) or _is_near(t, s.D[n], noises[n]) for n, t in left.items()
-    )
-
-
-def _is_near(left: np.ndarray, D: np.ndarray, noise: Noise) -> bool:
-    """Whether what is left is as small against the mutated output as roundings of it would be."""
-    if not np.isfinite(left).all():
-        return False
-    known = noise.weight > 0
-    sigma, right = 1 / noise.weight[known], noise.reference[known]
-    left, D = left[known] * sigma, D[known] * sigma
-    rest, size, changed, right_size, usual = (
-        float(np.linalg.norm(t)) for t in (left, right + D, D, right, sigma)
-    )
-    share = max(noise.grid.roundoff, usual / right_size if right_size else 0.0)
-    return rest <= NEAR * share * size and rest <= changed / GROSS
-
-
-def _is_rounding(z: np.ndarray, known: int) -> bool:
-    """Whether an error in units of σ looks like rounding, of so many elements."""
-    count = max(known, 1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean, most = float(np.sum(z * z)) / count, float(abs(z).max(initial=0.0))
-    limit = 3 * np.sqrt(2 * np.log(2 * count / 1e-9))
-    return mean <= LARGEST_MISFIT * (1 + 6 * np.sqrt(2 / count)) and most <= limit
-
-
-def _without(z: Mapping[str, np.ndarray], s: Signature) -> Zs:
-    return {n: t - s.D[n] if n in s.D else t for n, t in z.items()}
-
-
-def _present(chosen: Sequence[Signature], z: Zs) -> Diagnosis:
+def _present(chosen: Sequence[Signature], errors: Residual) -> Diagnosis:
     """One diagnosis, under all the names that the numbers do not tell apart."""
     first = chosen[0]
     name = " or ".join(s.name for s in chosen)
     formula = " or ".join(dict.fromkeys(s.mistake.formula for s in chosen))
-    said = _diagnosis(first, State.PRESENT, first.share(z), 1.0, "")
+    said = _diagnosis(first, State.PRESENT, first.share(errors.finite), 1.0, "")
     return replace(said, name=name, formula=formula)
 
 
-def _absent(s: Signature, z: Zs) -> Diagnosis:
+def _absent(s: Signature, errors: Residual) -> Diagnosis:
     """EXCLUDED, or why not."""
-    misfit, share = _misfit(s, z), s.share(z)
+    misfit, share = errors.misfit(s.D), s.share(errors.finite)
     reason = why_undecidable(s)
     if not reason and not s.signal / misfit >= LEAST_SIGNAL:
         reason = "another error hides it"
@@ -199,14 +215,6 @@ def _absent(s: Signature, z: Zs) -> Diagnosis:
         reason = f"{share:.3g} of it is there: not this mistake as it is known"
     state = State.UNDECIDABLE if reason else State.EXCLUDED
     return _diagnosis(s, state, share, misfit, reason)
-
-
-def _misfit(s: Signature, z: Zs) -> float:
-    """f: the root mean square z of the outputs that the mistake changes, at least 1."""
-    count = sum(max(z[n].size, 1) for n in s.D)
-    with np.errstate(over="ignore"):
-        total = sum(float(np.sum(z[n] * z[n])) for n in s.D)
-    return max(1.0, (total / max(count, 1)) ** 0.5)
 
 
 def _diagnosis(s: Signature, state: State, share: float, misfit: float, reason: str) -> Diagnosis:

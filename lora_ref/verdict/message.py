@@ -28,6 +28,7 @@ def message(outcome: Outcome) -> str:
         *(_listed(finding) for finding in failing[TOLD:]),
         *_passed(passing),
         *_diagnosed(outcome.diagnoses),
+        *(f"path gain: {gain}, where 1 is right" for gain in outcome.gains if gain.is_off()),
         *(f"audit: {text}" for text in outcome.audit),
         *(f"power: {text}" for text in outcome.power),
     ]
@@ -40,10 +41,10 @@ def _headline(outcome: Outcome, failing: list[Finding]) -> str:
     said = {
         Status.BUG: "no evaluation that the contract admits gives these numbers",
         Status.SUSPECT: "within the bounds, but not what random roundings leave",
-        Status.UNDECIDABLE: "the contract admits any value for some elements",
+        Status.UNDECIDABLE: "nothing is wrong, but these inputs do not show all that could be",
     }.get(outcome.status)
     if said is None:
-        return f"{outcome.status}: all {count} tensors match"
+        return f"{outcome.status}: {f'all {count} tensors match' if count > 1 else 'it matches'}"
     return f"{outcome.status}: {said} ({of_all})"
 
 
@@ -53,11 +54,17 @@ def _described(finding: Finding) -> Iterator[str]:
         yield (
             f"    worst at {_index(finding.worst)}: {finding.actual:.9g} where "
             f"{finding.expected:.9g} is expected, bound {finding.bound:.3g}, "
-            f"off by {_number(finding.ratio)} bounds and {_number(finding.ulps)} ulps"
+            f"{_off(finding)}"
         )
     counts = [*_counts(finding), *_statistics(finding)]
     if notes := "; ".join([*counts, *finding.where[:NOTES]]):
         yield f"    {notes}"
+
+
+def _off(finding: Finding) -> str:
+    if not math.isfinite(finding.ratio):
+        return "not a number that rounding gives"
+    return f"off by {_number(finding.ratio)} bounds and {_number(finding.ulps)} ulps"
 
 
 def _listed(finding: Finding) -> str:
@@ -69,9 +76,11 @@ def _listed(finding: Finding) -> str:
 def _counts(finding: Finding) -> Iterator[str]:
     size = math.prod(finding.shape)
     if finding.outside:
-        yield f"{finding.outside:,} of {size:,} elements are outside their bounds"
+        verb = "is outside its bound" if finding.outside == 1 else "are outside their bounds"
+        yield f"{finding.outside:,} of {size:,} elements {verb}"
     if finding.undecidable:
-        yield f"{finding.undecidable:,} of {size:,} elements are undecidable"
+        verb = "is" if finding.undecidable == 1 else "are"
+        yield f"{finding.undecidable:,} of {size:,} elements {verb} undecidable"
 
 
 def _statistics(finding: Finding) -> Iterator[str]:

@@ -13,6 +13,7 @@ Limits:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,12 +36,26 @@ class Noise:
     def in_sigma(self, t: np.ndarray) -> np.ndarray:
         """t / σ, zero where σ is not known."""
         with np.errstate(invalid="ignore", over="ignore"):
+            found = t * self.weight
+            if np.vdot(found, found) < LARGEST_Z:  # neither infinite nor NaN, which is nearly all
+                return found
+        with np.errstate(invalid="ignore", over="ignore"):
             return np.clip(np.where(self.weight > 0, t * self.weight, 0.0), -LARGEST_Z, LARGEST_Z)
 
-    @property
+    @cached_property
     def known(self) -> int:
         """The number of elements that count."""
         return int(np.count_nonzero(self.weight))
+
+    @cached_property
+    def ulp(self) -> np.ndarray:
+        """The spacing of the grid at the reference."""
+        return self.grid.ulp(self.reference)
+
+    @cached_property
+    def rounded(self) -> np.ndarray:
+        """The reference on the grid."""
+        return self.grid.round(self.reference * 1.0)
 
 
 Noises = Mapping[str, Noise]

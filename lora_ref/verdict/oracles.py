@@ -36,7 +36,14 @@ from ..layers.softmax import check_mask
 from ..shapes import ShapeError, bind, parse
 from ..trees import Tree, children, is_array, with_leaves
 from .incoming import received, received_any
-from .kernels import adapted_layer, apply, masked_attention, merge, rotated_attention
+from .kernels import (
+    adapted_layer,
+    apply,
+    masked_attention,
+    merge,
+    merge_in_halves,
+    rotated_attention,
+)
 from .mistakes import of_attention, of_dora, of_linear, of_merge, of_rotary
 from .oracle import Kernel, Mistake, Oracle
 
@@ -131,7 +138,8 @@ def lora_merged(
     t = _received("lora_merged", MERGE, W=W, A=A, B=B, dW=dW)
     adapter = LoRA(t["A"], t["B"], _number("lora_merged", "scale", scale))
     mistakes = of_merge(_exact(others))
-    return Oracle(merge, {"adapter": adapter}, {"W": t["W"]}, t.get("dW"), mistakes=mistakes)
+    inputs, static = {"adapter": adapter}, {"W": t["W"]}
+    return Oracle(merge, inputs, static, t.get("dW"), merge_in_halves, mistakes)
 
 
 def attention(

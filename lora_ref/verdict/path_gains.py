@@ -27,6 +27,7 @@ from .honest import honest_kernels, noises_of
 from .mistakes.mutation import changed, reference, value_of
 from .noise import Arrays, Noise
 from .oracle import Oracle
+from .sample import in_parts
 
 FEW_CLUSTERS = 4
 Directions = dict[str, dict[str, np.ndarray]]
@@ -36,6 +37,7 @@ def path_gains(
     actual: Arrays, oracle: Oracle, contract: Contract, variance: Arrays
 ) -> tuple[Gain, ...]:
     """The gains of the base, the update and the bias; nothing for what is no LoRA layer."""
+    oracle = in_parts(oracle)
     noises = noises_of(oracle, contract, variance, actual)
     paths = {p: d for p, d in _directions(oracle, noises).items() if _size(d)}
     if not paths:

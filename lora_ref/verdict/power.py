@@ -20,6 +20,7 @@ from .honest import honest_kernels, mutated, noises_of
 from .matched_filter import LEAST_SIGNAL, why_undecidable
 from .noise import Arrays, Noises
 from .oracle import Oracle
+from .sample import in_parts
 from .signature import Signature, signatures
 
 
@@ -45,6 +46,7 @@ class Power:
 
 def power(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[Power, ...]:
     """One for each mistake that the kernel can have, from reference and variance alone."""
+    oracle = in_parts(oracle)
     noises = noises_of(oracle, contract, variance)
     honest = honest_kernels(oracle, contract, noises)
     found = []

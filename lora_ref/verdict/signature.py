@@ -8,6 +8,8 @@ Math:
     honest: the largest β that a kernel gets, or loses if it has the mistake, by one rounding alone:
     of its result, of the base or of a merged weight. Where an update is below half an ulp of what
     it is added to, that is near 1.
+    near_base: the share of the elements that the mistake changes where the update, right and
+    mutated, is below an ulp of what it is added to.
 Limits:
     F is D unless few elements carry most of the signal, as where σ is tiny: these must not decide.
 Source:
@@ -17,6 +19,7 @@ Source:
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,31 +28,50 @@ from .noise import Arrays, Noise, Noises
 from .oracle import Mistake
 
 SHARES = 8  # elements that the signal is spread over at least, if the mistake changes so many
+LEAST_DIFFERING = 3
+FORWARD, BACKWARD = ", in the forward alone", ", in the gradients alone"
+FIRST = 64  # elements that are rounded before the others
+
+
+@dataclass(frozen=True, eq=False)
+class Mutant:
+    """A mistake's outputs, and what an honest kernel with the mistake would round them to."""
+
+    mistake: Mistake
+    outputs: Arrays
+    noises: Noises
+    honest: Honest | None
+
+    @cached_property
+    def errors(self) -> tuple[Arrays, ...]:
+        """In σ."""
+        return tuple(self.honest.errors(self.outputs)) if self.honest else ()
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
     """D in units of σ, by output, with its size; `where` says in which outputs it is looked for."""
 
-    mistake: Mistake
+    mutant: Mutant
     D: Arrays
     where: str
     cap: float
-    signal: float
     along: float
-    differing: int
-    honest: float = 0.0
+    signal: float
+
+    @property
+    def mistake(self) -> Mistake:
+        return self.mutant.mistake
 
     @property
     def name(self) -> str:
         return f"{self.mistake.name}{self.where}"
 
     def share(self, z: Arrays) -> float:
-        """β of an error z, in units of σ."""
+        """β of an error z, in units of σ; of the finite ones, as every z here is to be."""
         if self.along == 0:
             return 0.0
-        parts = (_dot(np.where(np.isfinite(z[n]), z[n], 0.0), self._filter(n)) for n in self.D)
-        return sum(parts) / self.along
+        return sum(_dot(z[n], f) for n, f in self._filters.items()) / self.along
 
     def remains(self, z: Arrays) -> float:
         """χ² of all outputs without the mistake, all of it."""
@@ -57,8 +79,51 @@ class Signature:
         with np.errstate(invalid="ignore", over="ignore"):
             return sum(_dot(t, t) for t in left)
 
-    def _filter(self, name: str) -> np.ndarray:
-        return _capped(self.D[name], self.cap)
+    @cached_property
+    def honest(self) -> float:
+        return max([self._right, *(abs(self.share(z)) for z in self.mutant.errors)])
+
+    def is_swamped(self, limit: float) -> bool:
+        """Whether `honest` is beyond a limit; of most mistakes a simple bound says that it is not.
+
+        |share| of an error z is at most Σ |F| |z| / ⟨D, F⟩.
+        """
+        if self.mutant.honest is None or self.along == 0 or self._right > limit:
+            return self._right > limit
+        reach = self.mutant.honest.reach
+        most = sum(_dot(abs(f), reach[n]) for n, f in self._filters.items()) / self.along
+        u = max(self.mutant.noises[n].grid.roundoff for n in self.D)
+        return most + u > limit and self.honest > limit
+
+    @cached_property
+    def _right(self) -> float:
+        errors = self.mutant.honest.right_errors if self.mutant.honest else ()
+        return max((abs(self.share(z)) for z in errors), default=0.0)
+
+    @cached_property
+    def near_base(self) -> float:
+        honest, near, count = self.mutant.honest, 0, 0
+        for n, d in self.D.items():
+            changes = d != 0
+            count += int(np.count_nonzero(changes))
+            if honest is not None:
+                changes &= honest.near_base(n, self.mutant.outputs[n])
+                near += int(np.count_nonzero(changes))
+        return near / max(count, 1)
+
+    @cached_property
+    def differs(self) -> bool:
+        """Whether the mistake changes enough elements by more than rounding the result hides."""
+        noises, outputs, count = self.mutant.noises, self.mutant.outputs, 0
+        for n in self.D:
+            count += _differing(noises[n], outputs[n])
+            if count >= LEAST_DIFFERING:
+                return True
+        return False
+
+    @cached_property
+    def _filters(self) -> Arrays:
+        return {n: _capped(d, self.cap) for n, d in self.D.items()}
 
 
 def signatures(
@@ -67,41 +132,32 @@ def signatures(
     """One for all outputs; where a mistake changes both y and gradients, one for either alone."""
     if mutated is None:
         return
-    D = {n: t.in_sigma(mutated[n] - t.reference) for n, t in noises.items() if n in mutated}
-    changed = {n: d for n, d in D.items() if d.any()}
-    scopes = [("", changed or D)]
+    mutant = Mutant(mistake, {n: mutated[n] for n in noises if n in mutated}, noises, honest)
+    D = {n: noises[n].in_sigma(t - noises[n].reference) for n, t in mutant.outputs.items()}
+    squares = {n: _dot(d, d) for n, d in D.items()}
+    changed = {n: d for n, d in D.items() if squares[n] > 0}
+    yield _signature(mutant, changed or D, "", squares)
     if "y" in changed and len(changed) > 1:
         rest = {n: d for n, d in changed.items() if n != "y"}
-        scopes += [(FORWARD, {"y": changed["y"]}), (BACKWARD, rest)]
-    differing = {n: _differing(noises[n], mutated[n]) for n in changed}
-    mutants = honest.errors({n: mutated[n] for n in D}) if honest else ()
-    errors = [*(honest.right_errors if honest else ()), *mutants]
-    for where, chosen in scopes:
-        if chosen:
-            count = sum(differing.get(n, 0) for n in chosen)
-            yield _signature(mistake, chosen, where, count, errors)
+        yield _signature(mutant, {"y": changed["y"]}, FORWARD, squares)
+        yield _signature(mutant, rest, BACKWARD, squares)
 
 
-FORWARD, BACKWARD = ", in the forward alone", ", in the gradients alone"
-
-
-def _signature(
-    mistake: Mistake, D: Arrays, where: str, differing: int, honest: Iterable[Arrays]
-) -> Signature:
-    cap = _cap(list(D.values()))
+def _signature(mutant: Mutant, D: Arrays, where: str, squares: dict[str, float]) -> Signature:
+    total = sum(squares[n] for n in D)
+    most = max((float(abs(d).max(initial=0.0)) for d in D.values()), default=0.0)
+    if SHARES * most**2 <= total:  # nothing to cap: F is D
+        return Signature(mutant, D, where, np.inf, total, total**0.5)
+    cap = _cap(list(D.values()), total)
     filters = {n: _capped(d, cap) for n, d in D.items()}
     along = sum(_dot(d, filters[n]) for n, d in D.items())
     size = sum(_dot(f, f) for f in filters.values()) ** 0.5
-    signal = along / size if size else 0.0
-    lean = (sum(_dot(z[n], f) for n, f in filters.items()) / along for z in honest if along)
-    worst = max((abs(t) for t in lean), default=0.0)
-    return Signature(mistake, D, where, cap, signal, along, differing, worst)
+    return Signature(mutant, D, where, cap, along, along / size if size else 0.0)
 
 
-def _cap(D: list[np.ndarray]) -> float:
+def _cap(D: list[np.ndarray], total: float) -> float:
     """κ: with the k largest at κ, SHARES κ² is the sum of all squares, k as few as can be."""
     flat = [d.ravel() for d in D]
-    total = sum(_dot(d, d) for d in flat)
     few = SHARES if sum(np.count_nonzero(d) for d in flat) > SHARES else 0
     largest = np.sort(np.concatenate([_largest(d, few) for d in flat]))[::-1][:few] ** 2
     for k, square in enumerate(largest):
@@ -117,16 +173,22 @@ def _largest(d: np.ndarray, count: int) -> np.ndarray:
 
 
 def _capped(d: np.ndarray, cap: float) -> np.ndarray:
-    size = abs(d)
-    if not np.isfinite(cap) or not (size > cap).any():
+    if not np.isfinite(cap):
         return d
+    size = abs(d)
     return d * (cap / np.maximum(size, cap)) ** 2
 
 
 def _differing(noise: Noise, mutated: np.ndarray) -> int:
-    """The number of elements that the mistake changes by more than rounding the result hides."""
-    apart = noise.grid.round(mutated * 1.0) != noise.grid.round(noise.reference * 1.0)
-    return int(np.count_nonzero(apart & (noise.weight > 0)))
+    """Elements that differ from the reference after rounding, counted up to a few of them."""
+    flat, right, weight = mutated.ravel(), noise.rounded.ravel(), noise.weight.ravel()
+    count, start, stop = 0, 0, FIRST
+    while start < flat.size and count < LEAST_DIFFERING:
+        part = slice(start, stop)
+        apart = noise.grid.round(flat[part] * 1.0) != right[part]
+        count += int(np.count_nonzero(apart & (weight[part] > 0)))
+        start, stop = stop, 8 * stop
+    return count
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:

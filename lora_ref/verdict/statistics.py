@@ -34,14 +34,25 @@ class Statistics:
     def limit(self) -> float:
         return TRUST * (2 * np.log(2 * max(self.count, 1) / CHANCE)) ** 0.5
 
-    @property
-    def suspicion(self) -> str:
-        """Why the errors are not what random roundings leave; empty if they are."""
-        if self.max_z > self.limit:
-            return (
-                f"an error of {self.max_z:.3g} standard deviations, the limit is {self.limit:.3g}"
-            )
-        if self.rms_z > LARGEST_RMS:
+    def larger(self, other: "Statistics") -> "Statistics":
+        """The larger of both, figure by figure."""
+        return Statistics(
+            max(self.count, other.count),
+            max(self.max_z, other.max_z),
+            max(self.rms_z, other.rms_z),
+        )
+
+    def suspicion(self, honest: "Statistics | None" = None) -> str:
+        """Why the errors are not what roundings leave; empty if they are.
+
+        `honest` is what implementations that are right score.
+        """
+        limit, rms = self.limit, LARGEST_RMS
+        if honest is not None:
+            limit, rms = max(limit, TRUST * honest.max_z), max(rms, TRUST * honest.rms_z)
+        if self.max_z > limit:
+            return f"an error of {self.max_z:.3g} standard deviations, the limit is {limit:.3g}"
+        if self.rms_z > rms:
             return f"errors of {self.rms_z:.3g} standard deviations, where rounding leaves 1"
         return ""
 

@@ -17,8 +17,8 @@ import numpy as np
 from .catalogue import CATALOGUE, Hypothesis, Suspect
 from .fit import fit
 from .measure import Take, row_blocks, sample_of
-from .recipes import Way, plain_ways
 from .updates import EVERY, LowRank
+from .ways import Way, plain_ways
 
 MOST_TRIED = 12
 MOST_AT_LENGTH = 3  # tried with every way to merge, not only the likeliest

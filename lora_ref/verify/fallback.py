@@ -16,7 +16,8 @@ import numpy as np
 from .catalogue import Suspect
 from .catalogue.extent import spans
 from .diagnose import Diagnosis
-from .fit import Envelope, fit
+from .envelope import Envelope
+from .fit import fit
 from .measure import Pair, Take, row_blocks
 from .updates import EVERY, Columns
 
@@ -46,7 +47,8 @@ def _other_inputs(suspect: Suspect, rng: np.random.Generator) -> Diagnosis | Non
     pair, update = suspect.pair, suspect.update
     if suspect.adapted and fit(Pair(pair.M, pair.W, pair.grid, pair.base_grid), update, rng):
         formula = "BASE = MERGED + s·BA: exchange --base and --merged"
-        return Diagnosis("BASE and MERGED exchanged", formula, 1.0, "element by element")
+        name, how = "BASE and MERGED exchanged", "element by element"
+        return Diagnosis(name, formula, 1.0, how, proved=True)
     if pair.grid.precision <= pair.base_grid.precision:
         return None
     for rows in row_blocks(pair.shape):

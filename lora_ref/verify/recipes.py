@@ -16,18 +16,21 @@ that interval, which nearly always is one number, is explained by the recipe. Th
 CPU's matrix product was seen to take for a small rank, k = 0, 1, …, with a fused multiply-add, is
 the one whose bits are compared (`updates.in_order`).
 
+Recipes that add the rank-one terms in turn have no such freedom: a term is a single product.
+
 Source:
     PEFT 0.21.2, tuners/lora/layer.py, Linear.merge (safe and unsafe) and get_delta_weight; the
     bound is Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..verdict.grids import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Grid
-from .updates import LowRank, Part
+from ..verdict.grids import FLOAT32, FLOAT64, Grid
+from .updates import Part
 
 Array = np.ndarray
 
@@ -63,7 +66,8 @@ class Recipe:
     """One order of rounding.
 
     `finish` maps (W, p, s) to the merged value; `prepare` rounds the factors and the scale before
-    the product is taken; `exact` marks the recipe whose product is exact.
+    the product is taken; `exact` marks the recipe whose product is exact, `in_turn` one that
+    merges the rank-one terms one after the other.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Recipe:
     finish: Callable[[Rounding, Array, Array, float], Array]
     prepare: Callable[[Rounding, Part, float], tuple[Array, Array, float]]
     exact: bool = False
+    in_turn: bool = False
 
 
 def _as_stored(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
@@ -91,6 +96,15 @@ def _scale_in_left(r: Rounding, part: Part, s: float) -> tuple[Array, Array, flo
 
 def _scale_in_right(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
     return r.low(part.L), r.low(r.scaled(s, r.low(part.R))), 1.0
+
+
+def _root_in_both(r: Rounding, part: Part, s: float) -> tuple[Array, Array, float]:
+    root = abs(s) ** 0.5
+    return (
+        _scale_in_left(r, part, math.copysign(root, s))[0],
+        _scale_in_right(r, part, root)[1],
+        1.0,
+    )
 
 
 def _once(r: Rounding, W: Array, p: Array, s: float) -> Array:
@@ -115,6 +129,14 @@ def _product_first(r: Rounding, W: Array, p: Array, s: float) -> Array:
 
 def _product_kept(r: Rounding, W: Array, p: Array, s: float) -> Array:
     return r.store(r.acc(W + r.scaled(s, r.low(r.acc(p)))))
+
+
+def _in_halves(r: Rounding, W: Array, p: Array, s: float) -> Array:
+    return _delta_first(r, _delta_first(r, W, p, s / 2), p, s / 2)
+
+
+def _product_in_halves(r: Rounding, W: Array, p: Array, s: float) -> Array:
+    return _product_first(r, _product_first(r, W, p, s / 2), p, s / 2)
 
 
 RECIPES = (
@@ -179,78 +201,44 @@ RECIPES = (
         _fused,
         _scale_in_right,
     ),
+    Recipe(
+        "root of the scale in both factors",
+        "round(W + round(round(√s·B)·round(√s·A)))",
+        _delta_first,
+        _root_in_both,
+    ),
+    Recipe(
+        "root of the scale in both factors, one sum",
+        "round(W + round(√s·B)·round(√s·A))",
+        _fused,
+        _root_in_both,
+    ),
+    Recipe(
+        "added in two halves",
+        "round(round(W + D/2) + D/2), D/2 = round(f32(s/2·f32(BA)))",
+        _in_halves,
+        _as_stored,
+    ),
+    Recipe(
+        "product rounded, added in two halves",
+        "round(round(W + D/2) + D/2), D/2 = round(s/2·round(round(B)·round(A)))",
+        _product_in_halves,
+        _rounded_factors,
+    ),
+    Recipe(
+        "rank-one terms in turn",
+        "round(… round(W + round(s·round(b₁a₁))) … + round(s·round(b_r a_r))), b and a rounded",
+        _product_first,
+        _rounded_factors,
+        in_turn=True,
+    ),
+    Recipe(
+        "rank-one terms in turn, each in float32",
+        "round(… round(W + s·b₁a₁) … + s·b_r a_r)",
+        _fused,
+        _as_stored,
+        in_turn=True,
+    ),
 )
 
 ACCUMULATED, DELTA_FIRST = RECIPES[1], RECIPES[2]
-
-
-@dataclass(frozen=True)
-class Way:
-    """A recipe, the grids it computes and stores on, those that W and the update were held on."""
-
-    recipe: Recipe
-    grid: Grid
-    stored: Grid
-    held: Grid | None = None  # None: as in the base
-    update: Grid | None = None  # None: the grid computed on
-
-    @property
-    def rounding(self) -> Rounding:
-        return Rounding(self.grid, self.update or self.grid)
-
-    def name(self, update: LowRank) -> str:
-        """For example 'delta rounded first, base rounded to bfloat16 first'."""
-        text = self.recipe.name.format(left=update.left, right=update.right)
-        if self.held is not None:
-            text += f", base rounded to {self.held.name} first"
-        if self.update is not None:
-            text += f", update in {self.update.name}"
-        if self.grid != self.stored:
-            text += f", computed in {self.grid.name} and stored in {self.stored.name}"
-        return text
-
-    def prepared(self, update: LowRank) -> LowRank:
-        """The update with the factors and the scale that the product is taken of."""
-        ready = [self.recipe.prepare(self.rounding, p, update.scale) for p in update.parts]
-        parts = tuple(Part(p.start, L, R) for p, (L, R, _) in zip(update.parts, ready, strict=True))
-        return replace(update, parts=parts, scale=ready[0][2])
-
-    def interval(
-        self, W: Array, product: tuple[Array, Array, Array], s: float, rank: int
-    ) -> tuple[Array, Array, Array]:
-        """(value, lowest, highest) that the recipe stores, given L R, |L| |R| and `in_order`."""
-        rounding = self.rounding
-        if self.held is not None:
-            W = self.held.round(W.copy())
-        p, size, ordered = product
-        single = not self.recipe.exact and rounding.accumulator is FLOAT32
-        u = 2.0 ** -(24 if single else 53)
-        freedom = (rank + 3) * u / (1 - (rank + 3) * u) * size
-        values = [
-            self.stored.round(self.recipe.finish(rounding, W, q, s))
-            for q in (ordered if single else p, p - freedom, p + freedom)
-        ]
-        return values[0], np.minimum(values[1], values[2]), np.maximum(values[1], values[2])
-
-
-def plain_ways(base: Grid, stored: Grid) -> list[Way]:
-    """Those that compute on the grid they store on, from the base as it is or loaded on it."""
-    held = (None, stored) if stored.precision < base.precision else (None,)
-    return [Way(recipe, stored, stored, h) for h in held for recipe in RECIPES]
-
-
-def ways(base: Grid, stored: Grid) -> list[Way]:
-    """Every way to merge a base on one grid into a tensor on another, likeliest first."""
-    found = []
-    for grid in (stored, *_coarser(stored)):
-        held = [None, *(g for g in (grid, *_coarser(grid)) if g.precision < base.precision)]
-        for h in held:
-            found += [Way(recipe, grid, stored, h) for recipe in RECIPES]
-    for low in _coarser(stored):
-        held = [None, *(g for g in _coarser(stored) if g.precision < base.precision)]
-        found += [Way(recipe, stored, stored, h, low) for h in held for recipe in RECIPES[2:]]
-    return found
-
-
-def _coarser(grid: Grid) -> list[Grid]:
-    return [g for g in (FLOAT32, FLOAT16, BFLOAT16) if g.precision < grid.precision]

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..verdict.findings import Status
 from .catalogue import Surroundings, Suspect
 from .catalogue.extent import spans
 from .diagnose import Diagnosis, diagnose
 from .fit import fit
 from .measure import Measure, Pair, Take, row_blocks
 from .updates import EVERY, Columns, Replaced, nothing
-from .verdict import BUG, EXACT, ROUNDING, Verdict, said
+from .verdict import Verdict, said
 
 Named = tuple[str, str, Take]
 
@@ -34,18 +35,20 @@ def judge_replaced(
     if best is not None:
         exact = figures.correctly_rounded == 1.0
         text = "the adapter's copy" if exact else f"the adapter's copy, {best.describe(zero)}"
-        return Verdict(name, EXACT if exact else ROUNDING, text, update.module, figures, text)
+        return Verdict(
+            name, Status.EXACT if exact else Status.ROUNDING, text, update.module, figures, text
+        )
     found: list[Diagnosis] = []
     for title, formula, base in _mistakes(pair, update):
         how = None if found else fit(pair, zero, rng, base)
         if how is not None:
-            found = [Diagnosis(title, formula, 1.0, how.describe(zero))]
+            found = [Diagnosis(title, formula, 1.0, how.describe(zero), proved=True)]
     found = found or diagnose(Suspect(name, pair, zero, figures, around), rng)
     if not found:
         share = 1 - figures.correctly_rounded
         text = f"{share:.1%} of the elements are neither the base's nor the adapter's copy"
         found = [Diagnosis("not the adapter's copy", text, 0.0, "unexplained")]
-    return Verdict(name, BUG, said(found), update.module, figures, diagnoses=found)
+    return Verdict(name, Status.BUG, said(found), update.module, figures, diagnoses=found)
 
 
 def _copy(pair: Pair, update: Replaced) -> Take:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterator
 
 from ..pages.page import as_name, as_text, badge, page, table
+from ..verdict.findings import Status
 from .error_map import bounds_for, draw, level_names
-from .judge import BUG, Verdict
+from .judge import Verdict
 from .measure import MAP, Measure
 from .summary import (
     STATUSES,
@@ -110,8 +111,8 @@ def _case(case: Case) -> str:
 
 
 def _table(report: Report) -> str:
-    shown = [v for v in report.verdicts if touched(v) or v.status == BUG]
-    rest = [v for v in report.verdicts if not touched(v) and v.status != BUG]
+    shown = [v for v in report.verdicts if touched(v) or v.status == Status.BUG]
+    rest = [v for v in report.verdicts if not touched(v) and v.status != Status.BUG]
     parts = [f"<h2>Tensors</h2>{table(COLUMNS, map(_row, shown))}"]
     if rest:
         title = f"{len(rest):,} more that the adapter leaves alone, none of them a bug"
@@ -133,7 +134,7 @@ def _maps(report: Report) -> Iterator[str]:
     bad = [
         v
         for v in report.verdicts
-        if v.status == BUG and v.measure is not None and v.measure.error_map.any()
+        if v.status == Status.BUG and v.measure is not None and v.measure.error_map.any()
     ]
     if not bad:
         return

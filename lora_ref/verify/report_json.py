@@ -43,9 +43,9 @@ def as_fields(report: Report, config: LoraConfig, *, strict: bool, version: str)
         "inputs": {"base": report.base, "adapter": report.adapter, "merged": report.merged},
         "adapter": _settings(config),
         "strict": strict,
-        "verdict": overall(report),
+        "verdict": overall(report).value,
         "exit_status": exit_status(report, strict),
-        "counts": {status: report.count(status) for status in STATUSES},
+        "counts": {status.value: report.count(status) for status in STATUSES},
         "swallowed": asdict(missing),
         "notes": list(report.notes),
         "diagnoses": [
@@ -81,7 +81,7 @@ def _tensor(verdict: Verdict) -> dict[str, Any]:
     info, figures = verdict.info, verdict.measure
     return {
         "name": verdict.name,
-        "verdict": verdict.status,
+        "verdict": verdict.status.value,
         "text": verdict.text,
         "module": verdict.module,
         "dtype": info.dtype if info else None,
@@ -102,7 +102,13 @@ def _tensor(verdict: Verdict) -> dict[str, Any]:
             "not_finite": figures.not_finite,
         },
         "diagnoses": [
-            {"name": d.name, "formula": d.formula, "explained": d.explained, "how": d.how}
+            {
+                "name": d.name,
+                "formula": d.formula,
+                "explained": d.explained,
+                "how": d.how,
+                "proved": d.proved,
+            }
             for d in verdict.diagnoses
         ],
     }

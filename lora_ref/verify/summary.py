@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .judge import BUG, EXACT, ROUNDING, UNDECIDABLE, Verdict
+from ..verdict.findings import Status
+from ..verdict.mistakes.names import NOT_APPLIED
+from .judge import Verdict
 from .measure import Measure
 from .verify import Report
 
-STATUSES = (EXACT, ROUNDING, UNDECIDABLE, BUG)  # from best to worst
+STATUSES = (Status.EXACT, Status.ROUNDING, Status.UNDECIDABLE, Status.BUG)  # from best to worst
 NAMED = 6  # groups of names that are said before the rest is counted
 
 
@@ -46,14 +48,14 @@ class Swallowed:
     tensors: int  # updated tensors of which no element is moved
 
 
-def overall(report: Report) -> str:
+def overall(report: Report) -> Status:
     """The worst status of any tensor."""
-    return next((s for s in reversed(STATUSES) if report.count(s)), EXACT)
+    return next((s for s in reversed(STATUSES) if report.count(s)), Status.EXACT)
 
 
 def exit_status(report: Report, strict: bool) -> int:
     """0 for a right merge, 1 for a bug; what cannot be decided is 1 if `strict`."""
-    return int(report.has_bug or (strict and report.count(UNDECIDABLE) > 0))
+    return int(report.has_bug or (strict and report.count(Status.UNDECIDABLE) > 0))
 
 
 def touched(verdict: Verdict) -> bool:
@@ -63,7 +65,7 @@ def touched(verdict: Verdict) -> bool:
 
 def short(verdict: Verdict) -> str:
     """The recipe, or the names of the diagnoses, whose formulas are said by `groups`."""
-    if verdict.status != BUG or not verdict.diagnoses:
+    if verdict.status != Status.BUG or not verdict.diagnoses:
         return verdict.text
     return " or ".join(d.name for d in verdict.diagnoses)
 
@@ -72,7 +74,7 @@ def groups(report: Report) -> list[Group]:
     """The bugs by diagnosis and formula, in the order of their first tensors."""
     found: dict[str, dict[str, list[Verdict]]] = {}
     for verdict in report.verdicts:
-        if verdict.status == BUG and verdict.diagnoses:
+        if verdict.status == Status.BUG and verdict.diagnoses:
             first = verdict.diagnoses[0]
             found.setdefault(first.name, {}).setdefault(first.formula, []).append(verdict)
     return [
@@ -90,7 +92,7 @@ def _case(formula: str, bugs: list[Verdict]) -> Case:
 def headline(report: Report, group: Group) -> str:
     """The diagnosis and how many tensors it is of.
 
-    >>> verdicts = [Verdict("a", BUG, "", "a"), Verdict("b", EXACT, "", "b")]
+    >>> verdicts = [Verdict("a", Status.BUG, "", "a"), Verdict("b", Status.EXACT, "", "b")]
     >>> one = Group("not applied", (Case("W", ("bit for bit",), (), ("a",)),))
     >>> headline(Report("", "", "", verdicts), one)
     'not applied: 1 of 2 adapted tensors'
@@ -100,7 +102,7 @@ def headline(report: Report, group: Group) -> str:
     if not adapted.issuperset(group.names):
         return f"{group.name}: {_counted(count)}"
     if count == len(adapted) and count > 1:
-        only = group.name == "not applied" and report.count(BUG) == count
+        only = group.name == NOT_APPLIED and report.count(Status.BUG) == count
         meaning = "; everything else is right, so MERGED is BASE" if only else ""
         return f"{group.name}: all {count} adapted tensors{meaning}"
     return f"{group.name}: {count} of {_counted(len(adapted), 'adapted tensor')}"
@@ -133,13 +135,13 @@ def swallowed_text(report: Report) -> str:
 def conclusion(report: Report, strict: bool) -> str:
     """The verdict on the whole and the exit status that says it."""
     total, status = _counted(len(report.verdicts)), exit_status(report, strict)
-    bugs, open_ = report.count(BUG), report.count(UNDECIDABLE)
+    bugs, open_ = report.count(Status.BUG), report.count(Status.UNDECIDABLE)
     if bugs:
         text = f"bug in {bugs} of {total}"
     elif open_:
         text = f"undecidable in {open_} of {total}, no bug in the others"
-    elif report.count(ROUNDING):
-        text = f"rounding in {report.count(ROUNDING)} of {total}, the others exact: no bug"
+    elif report.count(Status.ROUNDING):
+        text = f"rounding in {report.count(Status.ROUNDING)} of {total}, the others exact: no bug"
     else:
         text = f"exact: all {total}" if len(report.verdicts) > 1 else f"exact: {total}"
     why = " under --strict" if status and not bugs else ""

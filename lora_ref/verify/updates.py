@@ -17,6 +17,7 @@ Source:
     PEFT 0.21.2, tuners/lora/layer.py, get_delta_weight of Linear, Embedding, _ConvNd, ParamWrapper.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,6 +124,24 @@ def in_order(update: LowRank, rows: np.ndarray, columns: Columns = EVERY) -> np.
             partial = (partial + L[:, k, None] * R[k]).astype(np.float32).astype(np.float64)
         total[here] = partial
     return total.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The r rank-one terms b_k a_k of an update at some rows and columns, made when asked for."""
+
+    update: LowRank
+    rows: np.ndarray
+    columns: Columns
+
+    def __len__(self) -> int:
+        return self.update.rank
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for k in range(len(self)):
+            one = slice(k, k + 1)
+            parts = tuple(Part(p.start, p.L[:, one], p.R[one]) for p in self.update.parts)
+            yield replace(self.update, parts=parts).product(self.rows, self.columns)[0]
 
 
 @dataclass(frozen=True)

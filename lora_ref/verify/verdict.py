@@ -9,10 +9,9 @@ undecidable  the storage grid swallows the update, or so much of it that a bug f
 from dataclasses import dataclass, field
 
 from ..checkpoint.header import TensorInfo
+from ..verdict.findings import Status
 from .diagnose import Diagnosis
 from .measure import Measure
-
-EXACT, ROUNDING, BUG, UNDECIDABLE = "exact", "rounding", "bug", "undecidable"
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Verdict:
     """A status and its reasons; `measure` is None where nothing could be measured."""
 
     name: str
-    status: str
+    status: Status
     text: str
     module: str | None = None
     measure: Measure | None = None

@@ -19,11 +19,12 @@ from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.errors import refusal, shown
 from ..checkpoint.header import TensorInfo
 from ..checkpoint.peft import PeftAdapter
+from ..verdict.findings import Status
 from ..verdict.grids import grid_of, is_floating
 from .catalogue import Surroundings
 from .diagnose import Diagnosis
 from .dtypes import wrong_dtypes
-from .judge import BUG, EXACT, Verdict, judge
+from .judge import Verdict, judge
 from .measure import Pair, row_blocks, take_from
 from .names import Shift, find_shift
 from .resolve import EMBEDDINGS, OUTPUTS, Plan, Updates, resolve
@@ -50,7 +51,7 @@ class Report:
 
     @property
     def has_bug(self) -> bool:
-        return self.count(BUG) > 0
+        return self.count(Status.BUG) > 0
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _compare_bytes(job: Job, name: str, update: Update | None) -> Verdict:
         job.merged.homes[job.shift(name)].raw(job.shift(name)),
     )
     if same:
-        return Verdict(name, EXACT, "unchanged", info=there)
+        return Verdict(name, Status.EXACT, "unchanged", info=there)
     return _bug(name, "changed that should not", f"other {here.dtype} values in MERGED")
 
 
@@ -227,4 +228,6 @@ def _equals_embedding(merged: Checkpoint, name: str) -> bool:
 
 
 def _bug(name: str, what: str, text: str) -> Verdict:
-    return Verdict(name, BUG, f"{what}: {text}", diagnoses=[Diagnosis(what, text, 1.0, "seen")])
+    return Verdict(
+        name, Status.BUG, f"{what}: {text}", diagnoses=[Diagnosis(what, text, 1.0, "seen")]
+    )

@@ -27,7 +27,7 @@ from small_models import (
 )
 
 from lora_ref.checkpoint import Checkpoint, TensorSpec, dtype_name, write_safetensors
-from lora_ref.verify import EXACT, UNDECIDABLE, verify
+from lora_ref.verify import Status, verify
 from lora_ref.verify import merge as merge_module
 from lora_ref.verify.merge import merge
 
@@ -87,7 +87,7 @@ def test_a_merge_verifies_as_exact_in_every_dtype(tmp_path, stored, wanted):
     more = ["--dtype", wanted] if wanted else []
     assert merge_command(base, adapter, out, *more) == 0
     report = verify(base, adapter, str(out))
-    assert {v.status for v in report.verdicts} == {EXACT}
+    assert {v.status for v in report.verdicts} == {Status.EXACT}
     found = {Checkpoint.open(out).info(name).dtype for name in Checkpoint.open(out).names}
     assert found == {DTYPES[wanted or stored]}
 
@@ -96,7 +96,7 @@ def test_the_merge_of_the_example_verifies_as_exact(tmp_path):
     example = files("lora_ref") / "example"
     merge(f"{example}/base", f"{example}/adapter", str(tmp_path / "out"))
     report = verify(f"{example}/base", f"{example}/adapter", str(tmp_path / "out"))
-    assert {v.status for v in report.verdicts} == {EXACT}
+    assert {v.status for v in report.verdicts} == {Status.EXACT}
 
 
 def find_minilm():
@@ -115,8 +115,8 @@ def test_the_merge_of_every_trained_adapter_into_the_real_model_is_exact(tmp_pat
     base, adapter, out = str(find_minilm()), str(MINILM / name), str(tmp_path / "out")
     merge(base, adapter, out, dtype=dtype)
     report = verify(base, adapter, out)
-    assert {v.status for v in report.verdicts} <= {EXACT, UNDECIDABLE}
-    assert report.count(EXACT) > 0
+    assert {v.status for v in report.verdicts} <= {Status.EXACT, Status.UNDECIDABLE}
+    assert report.count(Status.EXACT) > 0
     assert [v.name for v in report.verdicts if v.measure and v.measure.correctly_rounded < 1] == []
 
 
@@ -138,7 +138,7 @@ def test_tensors_that_the_adapter_carries_whole_take_the_place_of_the_base_s(tmp
     assert np.array_equal(out.tensor("layer.0.q.bias"), bias)
     assert sorted(done.replaced) == ["head.weight", "layer.0.q.bias"]
     report = verify(base, adapter, str(tmp_path / "out"))
-    assert {v.status for v in report.verdicts} == {EXACT}
+    assert {v.status for v in report.verdicts} == {Status.EXACT}
 
 
 def test_a_tensor_of_another_shape_in_the_adapter_takes_the_place_of_the_base_s(tmp_path):

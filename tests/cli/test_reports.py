@@ -46,7 +46,7 @@ def test_json_has_every_figure_of_every_tensor(tmp_path, capsys):
     assert (tensor["dtype"], tensor["shape"], tensor["verdict"]) == ("F32", [11, 7], "bug")
     assert tensor["measure"]["c"] == pytest.approx(2, abs=1e-6)
     assert tensor["diagnoses"][0]["name"] == "applied twice"
-    assert set(tensor["diagnoses"][0]) == {"name", "formula", "explained", "how"}
+    assert set(tensor["diagnoses"][0]) == {"name", "formula", "explained", "how", "proved"}
     assert fields["diagnoses"][0]["summary"] == "applied twice: all 3 adapted tensors"
     assert len(fields["diagnoses"][0]["cases"][0]["names"]) == 3
 

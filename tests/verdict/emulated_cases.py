@@ -8,8 +8,8 @@ from lora_ref.testing.layer_examples import LAYER_EXAMPLES, Call
 from lora_ref.trees import tree_map
 from lora_ref.verdict.accumulate import Sequential, Split
 from lora_ref.verdict.choices import Choices, Fusion, ScaleSite
-from lora_ref.verdict.contract import Blocked
 from lora_ref.verdict.oracle import Oracle, is_real
+from lora_ref.verdict.orders import Blocked
 
 SEED = 20210617
 

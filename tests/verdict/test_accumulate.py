@@ -5,13 +5,7 @@ import pytest
 
 from lora_ref.verdict.accumulate import LIBRARY, Sequential, Split, product, sums
 from lora_ref.verdict.choices import Choices
-from lora_ref.verdict.contract import (
-    BFLOAT16_CONTRACT,
-    Accumulator,
-    AnyOrder,
-    Blocked,
-    Pairwise,
-)
+from lora_ref.verdict.contract import BFLOAT16_CONTRACT, Accumulator
 from lora_ref.verdict.grids import (
     BFLOAT16,
     FLOAT8_E4M3,
@@ -21,6 +15,7 @@ from lora_ref.verdict.grids import (
     TF32,
     Grid,
 )
+from lora_ref.verdict.orders import AnyOrder, Blocked, Pairwise
 
 ORDERS = [Sequential(), Blocked(3), Split(4), Pairwise(2), Pairwise(1)]
 FOURTEEN_BITS = Grid("14 bits", 14, -126, (2 - 2.0**-13) * 2.0**127, True)

@@ -15,7 +15,6 @@ from lora_ref.verdict.contract import (
     MERGED_BFLOAT16,
     PRESETS,
     Accumulator,
-    AnyOrder,
     Contract,
     Forms,
     ScaleSites,
@@ -24,6 +23,7 @@ from lora_ref.verdict.emulated import emulate
 from lora_ref.verdict.emulated_namespace import EmulatedNamespace
 from lora_ref.verdict.grids import FLOAT64, Grid
 from lora_ref.verdict.oracle import Oracle
+from lora_ref.verdict.orders import AnyOrder
 
 FLOAT64_CONTRACT = Contract("float64", FLOAT64, FLOAT64, Accumulator(FLOAT64), FLOAT64)
 CONTRACTS = [FLOAT32_CONTRACT, BFLOAT16_CONTRACT, FLOAT16_CONTRACT]

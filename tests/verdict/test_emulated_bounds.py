@@ -14,11 +14,11 @@ from lora_ref.verdict.contract import (
     FLOAT32_CONTRACT,
     TF32_CONTRACT,
     Accumulator,
-    AnyOrder,
 )
 from lora_ref.verdict.emulated import emulate
 from lora_ref.verdict.grids import FLOAT16
 from lora_ref.verdict.oracle import Oracle
+from lora_ref.verdict.orders import AnyOrder
 
 CONTRACTS = [
     contract.relax(order=AnyOrder())

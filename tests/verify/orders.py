@@ -43,6 +43,15 @@ def one_by_one(dtype: np.dtype) -> Callable[[np.ndarray, np.ndarray], np.ndarray
     return multiply
 
 
+def one_term(k: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The product of column k of B and row k of A, zeros where there is none."""
+
+    def multiply(B: np.ndarray, A: np.ndarray) -> np.ndarray:
+        return B[:, k : k + 1] @ A[k : k + 1]
+
+    return multiply
+
+
 def _sum(W: np.ndarray, delta: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return (W.astype(F) + delta).astype(dtype)
 
@@ -148,6 +157,29 @@ def twice_rounded_scale(W: np.ndarray, t: Any, dtype: np.dtype) -> np.ndarray:
     return _sum(W, s * _product(t), dtype)
 
 
+def scale_in_both_low(W: np.ndarray, t: Any, dtype: np.dtype) -> np.ndarray:
+    """√|s| in each factor, of factors loaded in 16 bits, and a product in 16 bits."""
+    root = F(abs(t.s) ** 0.5)
+    B, A = (u.astype(dtype).astype(F) for u in (t.B, t.A))
+    B, A = ((u * root).astype(dtype).astype(F) for u in (np.copysign(F(1), F(t.s)) * B, A))
+    return _sum(W, t.place(B, A, matmul).astype(dtype).astype(F), dtype)
+
+
+def added_in_halves(W: np.ndarray, t: Any, dtype: np.dtype) -> np.ndarray:
+    """Half the update, and the other half."""
+    half = (F(t.s / 2) * _product(t)).astype(dtype).astype(F)
+    return _sum(_sum(W, half, dtype), half, dtype)
+
+
+def terms_in_turn(W: np.ndarray, t: Any, dtype: np.dtype) -> np.ndarray:
+    """W += s b_k a_k for each k, everything in the base's dtype."""
+
+    for k in range(len(t.A)):
+        p = _product(t, one_term(k), dtype).astype(dtype).astype(F)
+        W = _sum(W, (F(t.s) * p).astype(dtype).astype(F), dtype)
+    return W
+
+
 # Those that the recipe table has: bit for bit, or but for what the order of the sum moves.
 KNOWN: tuple[Order, ...] = (
     accumulated_in_float32,
@@ -165,6 +197,9 @@ KNOWN: tuple[Order, ...] = (
     scale_in_B,
     scale_in_A,
     scale_in_B_one_sum,
+    scale_in_both_low,
+    added_in_halves,
+    terms_in_turn,
 )
 # Honest ones that it has not.
 UNKNOWN: tuple[Order, ...] = (low_accumulator, scale_in_both, twice_rounded_scale)

@@ -19,7 +19,7 @@ from layouts import KINDS, LAYOUTS, of_random_sizes
 from models import Case
 from orders import KNOWN, UNKNOWN, Order
 
-from lora_ref.verify import BUG, Verdict, verify
+from lora_ref.verify import Status, Verdict, verify
 
 SIZES = (1e-4, 5e-4, 2e-3, 1e-2, 5e-2, 0.5)
 DTYPES = ("bfloat16", "float16", "float32")
@@ -63,7 +63,7 @@ def main() -> int:
             for verdict in judged(case, order, to):
                 known = "" if verdict.recipe is None or "no recipe" not in verdict.recipe else "*"
                 counts[verdict.status + known] += 1
-                if verdict.status == BUG:
+                if verdict.status == Status.BUG:
                     alarms += 1
                     _say(f"\nFALSE ALARM round {rounds}, {order.__name__}, {what}: {verdict.name}: "
                          f"{verdict.text}\n")  # fmt: skip

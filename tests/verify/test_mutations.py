@@ -9,7 +9,7 @@ import pytest
 from layouts import LAYOUTS
 from mutations import MUTATIONS, Bench, Mutation
 
-from lora_ref.verify import BUG, verify
+from lora_ref.verify import Status, verify
 
 PAGE = Path(__file__).parents[2] / "docs" / "verify_mutations.md"
 DEEP = (("bfloat16", 0.05),) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else ()
@@ -55,7 +55,9 @@ def is_right(name: str, wanted: tuple[str, ...]) -> bool:
 def test_a_planted_bug_is_seen_and_rightly_named(tmp_path, mutation, dtype, size):
     bench = spoiled(mutation, dtype, size)
     report = verify(*bench.case.write(tmp_path, bench.out))
-    bugs = {v.name: [d.name for d in v.diagnoses] for v in report.verdicts if v.status == BUG}
+    bugs = {
+        v.name: [d.name for d in v.diagnoses] for v in report.verdicts if v.status == Status.BUG
+    }
     assert bugs.keys() == bench.touched
     wrong = {n: d for n, d in bugs.items() if not is_right(d[0], mutation.names)}
     assert not wrong

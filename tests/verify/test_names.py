@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lora_ref.verdict.grids import grid_of
-from lora_ref.verify import BUG
+from lora_ref.verify import Status
 from lora_ref.verify.catalogue import Surroundings
 from lora_ref.verify.judge import judge
 from lora_ref.verify.measure import Pair
@@ -30,7 +30,7 @@ def names(W, merged, update):
     pair = Pair(W, merged, grid_of(W.dtype), grid_of(merged.dtype))
     around = Surroundings({"w": W.shape}, lambda name: W, {"w": update})
     verdict = judge("w", pair, update, around, np.random.default_rng(0))
-    assert verdict.status == BUG, verdict.text
+    assert verdict.status == Status.BUG, verdict.text
     return [d.name for d in verdict.diagnoses]
 
 

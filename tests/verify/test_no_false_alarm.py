@@ -9,7 +9,7 @@ from models import save
 from orders import KNOWN, UNKNOWN, accumulated_in_float32, delta_first, low_product
 from sweep import judged
 
-from lora_ref.verify import BUG, EXACT, ROUNDING, UNDECIDABLE, verify
+from lora_ref.verify import Status, verify
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -20,8 +20,8 @@ def test_every_layout_merged_in_a_known_order_is_explained_by_a_recipe(layout, d
     case = LAYOUTS[layout](np.random.default_rng(5), 0.02).cast(dtype)
     for order in (accumulated_in_float32, delta_first, low_product):
         for verdict in judged(case, order, None):
-            assert verdict.status in (EXACT, ROUNDING), verdict.text
-            assert verdict.status == EXACT or "bit for bit" in verdict.recipe
+            assert verdict.status in (Status.EXACT, Status.ROUNDING), verdict.text
+            assert verdict.status == Status.EXACT or "bit for bit" in verdict.recipe
 
 
 @pytest.mark.parametrize("order", [*KNOWN, *UNKNOWN], ids=lambda order: order.__name__)
@@ -39,36 +39,40 @@ def test_every_layout_merged_in_a_known_order_is_explained_by_a_recipe(layout, d
 def test_no_order_of_rounding_is_a_bug(order, seed, size, kind, dtype, to):
     case = of_random_sizes(np.random.default_rng(seed), size, kind).cast(dtype)
     [verdict] = judged(case, order, to if dtype == "float32" else None)
-    assert verdict.status != BUG, verdict.text
+    assert verdict.status != Status.BUG, verdict.text
     if order in KNOWN:
-        assert verdict.status in (EXACT, UNDECIDABLE) or "bit for bit" in verdict.recipe
+        assert (
+            verdict.status in (Status.EXACT, Status.UNDECIDABLE) or "bit for bit" in verdict.recipe
+        )
 
 
 def test_a_scale_rounded_to_sixteen_bits_is_no_other_scale():
     case = llama(np.random.default_rng(1), 0.02, stabilised=True, layers=1).cast("bfloat16")
     bf16 = UNKNOWN[-1]
     assert bf16.__name__ == "twice_rounded_scale"
-    assert all(v.status != BUG for v in judged(case, bf16, None))
+    assert all(v.status != Status.BUG for v in judged(case, bf16, None))
 
 
 @pytest.mark.parametrize("order", [accumulated_in_float32, delta_first])
 def test_a_merge_into_float8_is_explained(order):
     case = llama(np.random.default_rng(1), 0.3, layers=1).cast("float8")
-    assert all(v.status in (EXACT, ROUNDING) for v in judged(case, order, None))
+    assert all(v.status in (Status.EXACT, Status.ROUNDING) for v in judged(case, order, None))
 
 
 def test_a_float64_merge_is_exact():
     case = llama(np.random.default_rng(1), 0.02, layers=1).cast("float64")
     verdicts = judged(case, lambda W, t, to: (W + t.s * t.place(
         t.B.astype(float), t.A.astype(float), np.matmul)), None)  # fmt: skip
-    assert all(v.status in (EXACT, ROUNDING) for v in verdicts)
+    assert all(v.status in (Status.EXACT, Status.ROUNDING) for v in verdicts)
 
 
 def test_an_untrained_adapter_leaves_everything_exact():
     case = llama(np.random.default_rng(1), 0.02, layers=1).cast("bfloat16")
     for key in [k for k in case.adapter if "lora_B" in k]:
         case.adapter[key] = case.adapter[key] * 0
-    assert all(v.status == EXACT for v in judged(replaced_B(case), accumulated_in_float32, None))
+    assert all(
+        v.status == Status.EXACT for v in judged(replaced_B(case), accumulated_in_float32, None)
+    )
 
 
 def replaced_B(case):
@@ -94,4 +98,6 @@ def test_shards_and_one_file_are_the_same_checkpoint(tmp_path):
     (tmp_path / "base" / "model.safetensors").unlink()
     save(tmp_path / "base", case.tensors, case.config, shards=3)
     save(tmp_path / "merged", case.merged(), case.config, shards=2)
-    assert all(v.status in (EXACT, ROUNDING) for v in verify(base, adapter, merged).verdicts)
+    assert all(
+        v.status in (Status.EXACT, Status.ROUNDING) for v in verify(base, adapter, merged).verdicts
+    )

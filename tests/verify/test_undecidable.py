@@ -6,7 +6,7 @@ from layouts import llama
 from models import Case
 from sweep import judged
 
-from lora_ref.verify import BUG, EXACT, ROUNDING, UNDECIDABLE, Verdict
+from lora_ref.verify import Status, Verdict
 
 
 def verdicts(size: float, factor: float) -> list[Verdict]:
@@ -19,24 +19,28 @@ def verdicts(size: float, factor: float) -> list[Verdict]:
 
 
 def test_a_swallowed_update_cannot_be_told_from_none():
-    assert {v.status for v in verdicts(1e-9, 0.0)} == {UNDECIDABLE}
+    assert {v.status for v in verdicts(1e-9, 0.0)} == {Status.UNDECIDABLE}
 
 
 def test_a_right_merge_of_a_swallowed_update_is_no_bug():
-    assert {v.status for v in verdicts(1e-4, 1.0)} <= {EXACT, ROUNDING, UNDECIDABLE}
+    assert {v.status for v in verdicts(1e-4, 1.0)} <= {
+        Status.EXACT,
+        Status.ROUNDING,
+        Status.UNDECIDABLE,
+    }
 
 
 def test_a_partly_swallowed_update_that_is_missing_is_found():
     found = verdicts(1e-3, 0.0)
-    assert {v.status for v in found} == {BUG}
+    assert {v.status for v in found} == {Status.BUG}
     assert {v.diagnoses[0].name for v in found} == {"not applied"}
 
 
 @pytest.mark.parametrize(("factor", "name"), [(2.0, "applied twice"), (-1.0, "subtracted")])
 def test_a_partly_swallowed_update_of_another_scale_is_named_or_left_open(factor, name):
     for v in verdicts(1e-3, factor):
-        assert v.status in (BUG, UNDECIDABLE)
-        assert v.status == UNDECIDABLE or name in [d.name for d in v.diagnoses]
+        assert v.status in (Status.BUG, Status.UNDECIDABLE)
+        assert v.status == Status.UNDECIDABLE or name in [d.name for d in v.diagnoses]
 
 
 def test_a_tiny_tensor_is_not_named_by_chance():
@@ -48,7 +52,7 @@ def test_a_tiny_tensor_is_not_named_by_chance():
         case.adapt(rng, "q", 2, 3)
         case = case.cast("bfloat16")
         for v in judged(case, _sum_in_two_steps, None):
-            assert v.status != BUG, v.text
+            assert v.status != Status.BUG, v.text
 
 
 def _sum_in_two_steps(W, t, dtype):

@@ -14,6 +14,7 @@ from .namespace import Namespace
 
 __all__ = ["Bounded", "Bounds", "Enclosure", "Namespace", "bounds", "bounds_of"]
 
+_LEAST_VARIANCE = 2.0**-100 * VARIANCE_UNIT  # of less, float32 may have lost terms to underflow
 _LOST = 1 + 2.0**-14  # what the float32 arithmetic of errors may have lost on its way
 
 
@@ -21,7 +22,8 @@ _LOST = 1 + 2.0**-14  # what the float32 arithmetic of errors may have lost on i
 class Bounds:
     """Of one output: its value v, the bound e of |actual − v|, and the variance s.
 
-    e is inf where nothing can be said; s is NaN where no variance was asked for.
+    e is inf where nothing can be said; s is NaN where it is not known: not asked for, or
+    lost to underflow.
     """
 
     v: np.ndarray
@@ -53,14 +55,16 @@ def bounds_of(output: Bounded, contract: Contract) -> Bounds:
     arithmetic, stored = output.xp.arithmetic, output.stored()
     if contract.output != contract.store:
         stored = arithmetic.rounded(stored, contract.output)
-    zeros = np.zeros(stored.v.shape)
-    e = zeros if stored.e is None else np.asarray(stored.e * _LOST, dtype=np.float64)
-    s = np.broadcast_to(np.nan, stored.v.shape)
+    v, zeros = stored.v, np.zeros(stored.shape)
+    e = zeros if stored.e is None else stored.e * np.float64(_LOST)
+    s = np.broadcast_to(np.nan, v.shape)
     if arithmetic.variance:
         s = zeros if stored.s is None else np.asarray(stored.s, dtype=np.float64) * VARIANCE_UNIT
-        s = np.where(np.isnan(s), np.inf, s)
-    e = np.where(np.isnan(e) | ~np.isfinite(stored.v), np.inf, e)
-    return Bounds(stored.v, e, s)
+        if arithmetic.dtype == np.float32:
+            s = np.where((s < _LEAST_VARIANCE) & (e > 0), np.nan, s)
+    if not (np.isfinite(np.sum(e)) and np.isfinite(np.sum(v))):
+        e = np.where(np.isnan(e) | ~np.isfinite(v), np.inf, e)
+    return Bounds(v, np.asarray(e), s)
 
 
 def _either(a: Bounds, b: Bounds) -> Bounds:

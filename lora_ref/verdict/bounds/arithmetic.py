@@ -3,7 +3,7 @@
 Math:
     store     e ← e + h(|v| + e)                          S ← S + h(|v|)²/3
     product   e = (E_A + γ |A|₊) |B|₊ + |A| E_B           |A|₊ = |A| + E_A
-              S = (S_A + κ A²) B² + A² S_B,  κ = K u²/6, u the accumulator's unit roundoff
+              S = (S_A + κA²) B² + A² S_B + ⅔ κ v²,  κ = K u²/6, u the accumulator's roundoff
     sum of k  e = Σ eᵢ + (k − 2) h(Σ |aᵢ|₊) + h(|v| + the rest), in any order
     γ is the contract's for K terms, plus K + 2 units of float64 for the computation of v itself.
 Limits:
@@ -28,6 +28,8 @@ from .enclosure import (
     half_ulp,
     half_ulp_squared,
     is_power_of_two,
+    magnitude,
+    size_of,
 )
 
 _WIDE = 2.0**40  # between the largest and the least number of an input
@@ -63,11 +65,12 @@ class Arithmetic:
         s: np.ndarray | None,
         grid: Grid | None = None,
         size: np.ndarray | None = None,
+        factor: float = 1.0,
     ) -> Enclosure:
-        """v ± e written on a grid, the contract's for intermediates if none is given."""
+        """factor · v ± e written on a grid, the contract's for intermediates if none is given."""
         grid = grid or self.contract.store
         v = np.asarray(v)
-        new = Enclosure(v, np.empty(v.shape, self.dtype), None, self.dtype, size)
+        new = Enclosure(v, np.empty(v.shape, self.dtype), None, self.dtype, size, factor)
         if size is None:
             new._size = np.empty(v.shape, self.dtype)
         if self.variance:
@@ -83,7 +86,7 @@ class Arithmetic:
             v_, e_, s_, size_ = _parts(given, part)
             if size is None:
                 np.copyto(size_, v_, casting="same_kind")
-                np.abs(size_, out=size_)
+                magnitude(size_, factor)
             self._store(e_, s_, size_, grid, *_parts(made, part))
         return new
 
@@ -110,7 +113,7 @@ class Arithmetic:
 
     def rounded(self, a: Enclosure, grid: Grid | None = None) -> Enclosure:
         """`a` written once more."""
-        return self.store(a.v, a.e, a.s, grid, a.size)
+        return self.store(a.base, a.e, a.s, grid, a.size, a.factor)
 
     def scaled(self, a: Enclosure, c: float) -> Enclosure:
         """c times what is stored as `a`, and stored again."""
@@ -125,7 +128,7 @@ class Arithmetic:
         if self.variance:
             of_lost = lost * lost * self.dtype.type(1 / (3 * VARIANCE_UNIT))
             s = of_lost if s is None else s + of_lost
-        return Enclosure(scaled.v, e, s, self.dtype, scaled.size)
+        return Enclosure(scaled.base, e, s, self.dtype, scaled.size, scaled.factor)
 
     def held(self, a: Enclosure, c: float) -> Enclosure:
         """`a`, which has a factor c, where that is a number of a coarse grid itself."""
@@ -136,7 +139,7 @@ class Arithmetic:
         e = a.upper * number(2 * u)  # c may be a product of two factors
         s = a.square * number(u * u / VARIANCE_UNIT) if self.variance else None
         e, s = e if a.e is None else e + a.e, s if s is None or a.s is None else s + a.s
-        return Enclosure(a.v, e, s, self.dtype, a.size)
+        return Enclosure(a.base, e, s, self.dtype, a.size, a.factor)
 
     def lost(self, upper: np.ndarray, c: float) -> np.ndarray:
         """What c, a power of two, costs on a small grid that gets numbers up to `upper`."""
@@ -153,9 +156,11 @@ class Arithmetic:
             return a
         return self.rounded(a, load)
 
-    def product(self, a: Enclosure, b: Enclosure) -> tuple[np.ndarray, np.ndarray | None]:
-        """(e, S) of a b, summed on the accumulator and not stored yet; fresh arrays."""
-        terms = a.v.shape[-1]
+    def product(
+        self, a: Enclosure, b: Enclosure, v: np.ndarray, factor: float = 1.0
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(e, S) of a b = factor · v, summed on the accumulator, not stored yet; fresh arrays."""
+        terms = a.base.shape[-1]
         gamma, inflation = self.gamma(terms), self.inflation(terms)
         if a.e is None and b.e is None:
             e = a.size @ b.size
@@ -167,7 +172,7 @@ class Arithmetic:
             if b.e is not None:
                 e += (a.size @ b.e) * self.dtype.type(inflation)
         self.leave_range(e, e / self.dtype.type(gamma) if self.may_leave_range else e, terms)
-        return e, self._product_variance(a, b, terms) if self.variance else None
+        return e, self._product_variance(a, b, v, factor) if self.variance else None
 
     def _widened(self, a: Enclosure, gamma: float, inflation: float) -> np.ndarray:
         """E + γ (|A| + E), inflated."""
@@ -183,7 +188,10 @@ class Arithmetic:
             out[part] += from_e[part] * of_e
         return wide.mT if turned else wide
 
-    def _product_variance(self, a: Enclosure, b: Enclosure, terms: int) -> np.ndarray | None:
+    def _product_variance(
+        self, a: Enclosure, b: Enclosure, v: np.ndarray, factor: float
+    ) -> np.ndarray | None:
+        terms = a.base.shape[-1]
         kappa = self.accumulated_variance(terms)
         of_a = a.s
         if kappa:
@@ -193,7 +201,20 @@ class Arithmetic:
         if b.s is not None:
             other = a.square @ b.s
             s = other if s is None else np.add(s, other, out=s)
+        if kappa and s is not None:
+            s += self.of_partial_sums(v, kappa * factor * factor)
+        if self.may_leave_range:
+            least = self.contract.accumulate.grid.smallest
+            floor = self.dtype.type(terms * least * least / (12 * VARIANCE_UNIT))
+            if s is None:
+                return np.full(v.shape, floor)
+            s += floor
         return s
+
+    def of_partial_sums(self, v: np.ndarray, kappa: float) -> np.ndarray:
+        """⅔ κ v²: the roundings of partial sums that grow towards v, of terms of one sign."""
+        size = size_of(v, self.dtype, (2 * kappa / 3) ** 0.5)
+        return np.multiply(size, size, out=size)
 
     @property
     def may_leave_range(self) -> bool:

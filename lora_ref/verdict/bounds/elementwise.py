@@ -182,6 +182,8 @@ class SumAlong(_Operation):
             kappa = arithmetic.accumulated_variance(self.terms)
             of = _total(a.s, a.square * a.dtype.type(kappa) if kappa else None)
             s = None if of is None else of.sum(axis=self.axis).reshape(self.shape)
+            if kappa and s is not None:
+                s = s + arithmetic.of_partial_sums(v, kappa)
         return e, s
 
 
@@ -195,8 +197,12 @@ class Norm(_Operation):
         self.a, self.axis = a, axis
 
     def _evaluate(self) -> np.ndarray:
-        v = self.a.value()
-        return np.sqrt((v * v).sum(axis=self.axis, keepdims=True))
+        return np.sqrt(self._dot(self.a.value(), self.a.value()))
+
+    def _dot(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """⟨a, b⟩ along the axis, without their product in memory."""
+        moved = (np.moveaxis(t, self.axis, -1) for t in (a, b))
+        return np.expand_dims(np.vecdot(*moved), self.axis)
 
     def _error_of(
         self, v: np.ndarray, *operands: Enclosure
@@ -204,7 +210,7 @@ class Norm(_Operation):
         (a,), arithmetic, terms = operands, self.arithmetic, self.a.shape[self.axis]
         number, size = arithmetic.dtype.type, np.abs(v).astype(arithmetic.dtype)
         inflation = number(arithmetic.inflation(terms))
-        moved = 0 if a.e is None else np.sqrt((a.e * a.e).sum(axis=self.axis, keepdims=True))
+        moved = 0 if a.e is None else np.sqrt(self._dot(a.e, a.e))
         moved += number(terms**0.5 * _UNDERFLOW)
         e = (moved + (size + moved) * number(arithmetic.gamma(terms + 2))) * inflation
         if arithmetic.may_leave_range:
@@ -214,7 +220,7 @@ class Norm(_Operation):
         if not arithmetic.variance or a.s is None:
             return e, None
         with np.errstate(divide="ignore", invalid="ignore"):
-            s = (a.square * a.s).sum(axis=self.axis, keepdims=True) / (size * size)
+            s = self._dot(a.square, a.s) / (size * size)
         return e, np.where(size > 0, s, 0).astype(arithmetic.dtype)
 
 

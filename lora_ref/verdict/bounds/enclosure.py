@@ -28,9 +28,12 @@ _FLOOR = 2.0**-100  # instead of a subnormal, which makes a product of matrices 
 
 
 class Enclosure:
-    """v float64; e and s of the companions' dtype, None where they are zero."""
+    """v = factor · base, float64; e and s of the companions' dtype, None where they are zero.
 
-    __slots__ = ("_parent", "_size", "_square", "_upper", "dtype", "e", "s", "v")
+    v and its size are computed when they are asked for: of an operand only the size is.
+    """
+
+    __slots__ = ("_parent", "_size", "_square", "_upper", "base", "dtype", "e", "factor", "s")
 
     def __init__(
         self,
@@ -39,12 +42,24 @@ class Enclosure:
         s: np.ndarray | None,
         dtype: np.dtype,
         size: np.ndarray | None = None,
+        factor: float = 1.0,
     ):
-        self.v, self.e, self.s, self.dtype = v, e, s, dtype
+        self.base, self.factor = v, factor
+        self.e, self.s, self.dtype = e, s, dtype
         self._size: Any = size
         self._upper: Any = None
         self._square: Any = None
         self._parent: tuple[Enclosure, Callable[[np.ndarray], np.ndarray]] | None = None
+
+    @property
+    def v(self) -> np.ndarray:
+        if self.factor == 1:
+            return self.base
+        return -self.base if self.factor == -1 else self.factor * self.base
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
 
     @property
     def size(self) -> np.ndarray:
@@ -53,7 +68,7 @@ class Enclosure:
                 parent, f = self._parent
                 self._size = f(parent.size)
             else:
-                self._size = size_of(self.v, self.dtype)
+                self._size = size_of(self.base, self.dtype, self.factor)
         return self._size
 
     @property
@@ -73,7 +88,7 @@ class Enclosure:
     def view(self, f: Callable[[np.ndarray], np.ndarray]) -> "Enclosure":
         """f moves elements and computes nothing."""
         e, s = (None if t is None else f(t) for t in (self.e, self.s))
-        seen = Enclosure(f(self.v), e, s, self.dtype)
+        seen = Enclosure(f(self.base), e, s, self.dtype, None, self.factor)
         seen._parent = (self, f)
         return seen
 
@@ -86,13 +101,24 @@ class Enclosure:
             size = None
             e = None if e is None else e * self.dtype.type(abs(c))
             s = None if s is None else s * self.dtype.type(c * c)
-        return Enclosure(-self.v if c == -1 else c * self.v, e, s, self.dtype, size)
+        scaled = Enclosure(self.base, e, s, self.dtype, size, c * self.factor)
+        if c == -1:
+            scaled._parent = (self, lambda t: t)
+        return scaled
 
 
-def size_of(v: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """|v|, as a fresh array of a companion's dtype."""
+def size_of(v: np.ndarray, dtype: np.dtype, factor: float = 1.0) -> np.ndarray:
+    """|factor · v|, as a fresh array of a companion's dtype."""
     size = np.array(v, dtype=dtype, order="C")
-    return np.abs(size, out=size)
+    return magnitude(size, factor)
+
+
+def magnitude(size: np.ndarray, factor: float) -> np.ndarray:
+    """|factor · size|, in its place."""
+    np.abs(size, out=size)
+    if abs(factor) != 1:
+        size *= size.dtype.type(abs(factor))
+    return size
 
 
 def half_ulp(a: np.ndarray, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
@@ -110,7 +136,7 @@ def half_ulp_squared(a: np.ndarray, grid: Grid, out: np.ndarray | None = None) -
     """h(a)²/3 in units of 2^−48: the variance of one rounding at a."""
     unit = 2.0**24 / 3**0.5
     h = _power_of_two(a, grid.roundoff * unit, out)
-    if grid.emin > -100:
+    if grid.emin > -100 or a.dtype == np.float64:  # small data have companions in float64
         np.maximum(h, a.dtype.type(grid.smallest / 2 * unit), out=h)
     h *= h
     return h

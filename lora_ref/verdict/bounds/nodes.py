@@ -13,6 +13,7 @@ Each node has its value in float64 (`value`) and, for a factor c, the enclosure 
 c · node (`enclosure`), both computed once. The remaining nodes are in `elementwise` and `weights`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,17 +31,22 @@ class Node:
     def __init__(self, arithmetic: Arithmetic, shape: tuple[int, ...]):
         self.arithmetic, self.shape = arithmetic, shape
         self._value: np.ndarray | None = None
+        self._deferred: Callable[[], np.ndarray] | None = None
         self._enclosures: dict[float, Enclosure] = {}
 
     def value(self) -> np.ndarray:
         if self._value is None:
-            self._value = self._evaluate()
+            self._value = self._deferred() if self._deferred else self._evaluate()
         return self._value
 
     def take_value(self, value: np.ndarray) -> None:
         """Another formula of this quantity has been evaluated already."""
         if self._value is None:
             self._value = value
+
+    def defer(self, evaluate: Callable[[], np.ndarray]) -> None:
+        """A cheaper way to the value."""
+        self._deferred = evaluate
 
     def enclosure(self, c: float = 1.0) -> Enclosure:
         """The stored c · node, every admitted place of c included."""
@@ -140,6 +146,11 @@ class Product(Node):
         super().__init__(a.arithmetic, (*batch, a.shape[-2], b.shape[-1]))
         self.a, self.b, self.c_a, self.c_b = a, b, abs(c_a), abs(c_b)
 
+    @property
+    def cost(self) -> int:
+        """Multiplications that its value still takes."""
+        return 0 if self._value is not None else math.prod(self.shape) * self.a.shape[-1]
+
     def _evaluate(self) -> np.ndarray:
         return self.a.value() @ self.b.value()
 
@@ -160,24 +171,27 @@ class Product(Node):
             arithmetic.loaded(node.enclosure(factor))
             for node, factor in ((self.a, c_a), (self.b, c_b))
         )
-        e, s = arithmetic.product(a, b)
-        v = _scaled(self.value(), c * c_a * c_b)
+        v, inner = self.value(), c_a * c_b
+        e, s = arithmetic.product(a, b, v, inner)
         exact = is_power_of_two(c)
         if c == 1 or (exact and not arithmetic.contract.store.overflows_soon):
-            return arithmetic.store(v, *_times(e, s, c))
-        stored = arithmetic.store(_scaled(self.value(), c_a * c_b), e, s)
-        of_e, of_s = _times(e, s, c)
+            return arithmetic.store(v, *_times(e, s, c), factor=c * inner)
+        stored = arithmetic.store(v, e, s, factor=inner)
+        of_e, of_s = self._in_place(e, c), self._in_place(s, c * c)
         if exact:
             found = [arithmetic.scaled(stored, c)]
             for side, operand in ((0, a), (1, b)):
                 if arithmetic.contract.scale.operand and self._scaling(operand, c).any():
                     more, more_s = self._on(side, a, b, c)
-                    found.append(arithmetic.store(v, more + of_e, _plus(more_s, of_s)))
+                    more, more_s = more + of_e, _plus(more_s, of_s)
+                    found.append(arithmetic.store(v, more, more_s, factor=c * inner))
             return arithmetic.union(*found)
-        stored = stored.times(c)
+        most, most_s, size = (
+            self._in_place(t, f)
+            for t, f in zip((stored.e, stored.s, stored.size), (c, c * c, c), strict=True)
+        )
         if not arithmetic.contract.scale.operand:
-            return arithmetic.store(v, stored.e, stored.s)
-        most, most_s = np.asarray(stored.e), stored.s
+            return arithmetic.store(v, most, most_s, size=size, factor=c * inner)
         for side in (0, 1):
             if arithmetic.contract.load is not None:
                 e, s = self._loaded_on(side, c, c_a, c_b)
@@ -187,7 +201,11 @@ class Product(Node):
             np.maximum(most, e, out=most)
             if most_s is not None and s is not None:
                 np.maximum(most_s, s, out=most_s)
-        return arithmetic.store(v, most, most_s)
+        return arithmetic.store(v, most, most_s, size=size, factor=c * inner)
+
+    @staticmethod
+    def _in_place(t: Any, factor: float) -> Any:
+        return t if t is None else np.multiply(t, t.dtype.type(factor), out=t)
 
     def _loaded_on(
         self, side: int, c: float, c_a: float, c_b: float
@@ -196,7 +214,8 @@ class Product(Node):
         arithmetic = self.arithmetic
         operands = [self.a.enclosure(c_a), self.b.enclosure(c_b)]
         operands[side] = arithmetic.rounded(operands[side].times(c))
-        return arithmetic.product(*(arithmetic.loaded(t) for t in operands))
+        a, b = (arithmetic.loaded(t) for t in operands)
+        return arithmetic.product(a, b, self.value(), c * c_a * c_b)
 
     def _scaling(self, operand: Enclosure, c: float) -> np.ndarray:
         """The rounding of an operand that c has been applied to."""
@@ -213,7 +232,7 @@ class Product(Node):
         self, side: int, a: Enclosure, b: Enclosure, c: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """What c adds on one operand, which is stored then."""
-        arithmetic, terms = self.arithmetic, a.v.shape[-1]
+        arithmetic, terms = self.arithmetic, a.base.shape[-1]
         number = arithmetic.dtype.type
         rounding = self._scaling(b if side else a, c)
         square = rounding * rounding * number(1 / (3 * VARIANCE_UNIT))
@@ -254,6 +273,21 @@ class Sum(Node):
             total = _accumulated(total, c, node.value())
         return total
 
+    def take_value(self, value: np.ndarray) -> None:
+        """The dearest product that is not evaluated yet follows by subtraction."""
+        super().take_value(value)
+        cost = [n.cost if isinstance(n, Product) and c else 0 for c, n in self.terms]
+        dearest = max(range(len(cost)), key=lambda i: cost[i])
+        if cost[dearest]:
+            self.terms[dearest][1].defer(lambda: self._remaining(dearest))
+
+    def _remaining(self, index: int) -> np.ndarray:
+        left = self.value()
+        for i, (c, node) in enumerate(self.terms):
+            if i != index:
+                left = _accumulated(left, -c, node.value())
+        return left / self.terms[index][0]
+
     def _enclose(self, c: float) -> Enclosure:
         if c != 1:
             return self.arithmetic.scaled(self.enclosure(), c)
@@ -277,7 +311,10 @@ class Sum(Node):
 def _accumulated(total: np.ndarray, c: float, value: np.ndarray) -> np.ndarray:
     if abs(c) == 1:
         return total + value if c == 1 else total - value
-    return total + c * value
+    scaled = c * value
+    if scaled.shape == total.shape:
+        return np.add(total, scaled, out=scaled)
+    return total + scaled
 
 
 def _added(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..oracle import Oracle
 from . import names
+from .factored import tokens
 from .mutation import Outputs, changed, kept, masked, mistake, reference, value_of
 
 TILES = "sizes that are no multiple of a tile, and a last {} of weight"
@@ -78,11 +79,6 @@ def last_token_stale(oracle: Oracle) -> Outputs | None:
         return None
     rows[-1] = rows[-2]
     return {"y": rows.reshape(y.shape)}
-
-
-def tokens(t: np.ndarray) -> np.ndarray:
-    """(..., n) as a matrix, one row a token."""
-    return t.reshape(-1, t.shape[-1]) if t.size else t.reshape(0, t.shape[-1])
 
 
 def masked_token(t: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..oracle import Mistake, Oracle
 from . import names
-from .extent import masked_token, tokens
+from .extent import masked_token
+from .factored import tokens
 from .mutation import Outputs, changed, mistake, times, value_of
 
 ADVICE = "judge the gradients too: y cannot show it"

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..oracle import Mistake, Oracle
 from . import names
-from .extent import masked_token, tokens
+from .extent import masked_token
+from .factored import tokens
 from .mutation import Outputs, changed, kept, mistake, reference, value_of
 
 ADVICE = "adapters that differ, and larger updates"

@@ -28,7 +28,9 @@ BOTH_TRANSPOSED = "A and B read transposed"
 SWAPPED = "A and B swapped"
 RANK_REVERSED = "rank order reversed in A"
 RANK_SHIFTED = "rank order shifted in A"
-HALVES_SWAPPED = "rows permuted: halves swapped (gate and up)"
+ROWS_PERMUTED = "rows permuted: "
+HALVES = "halves swapped (gate and up)"
+HALVES_SWAPPED = ROWS_PERMUTED + HALVES
 
 # the extent
 RANK_TRUNCATED = "rank truncated"

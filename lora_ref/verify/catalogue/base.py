@@ -75,5 +75,5 @@ def quantized(suspect: Suspect) -> Iterator[Hypothesis]:
         yield Hypothesis(said, formula, suspect.update, take, NEARLY_ALL)
         if suspect.adapted:
             nothing = suspect.update.with_scale(0.0)
-            said = f"not applied, and base quantized ({name})"
+            said = f"{names.NOT_APPLIED}, and base quantized ({name})"
             yield Hypothesis(said, f"Q(W), Q: {name}", nothing, take, NEARLY_ALL)

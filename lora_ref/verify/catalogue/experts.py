@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...verdict.mistakes import names
 from ..measure import row_blocks
 from ..updates import LowRank, Part
 from .extent import spans
@@ -54,7 +55,7 @@ def experts_permuted(suspect: Suspect) -> Iterator[Hypothesis]:
         keep = tuple(p for p, kept in zip(update.parts, there, strict=True) if kept)
         formula = f"W + s·BA, but W in the experts {spans(~there)}"
         left_out = replace(update, parts=keep)
-        yield Hypothesis("not applied to some experts", formula, left_out)
+        yield Hypothesis(f"{names.NOT_APPLIED} to some experts", formula, left_out)
     kind = "permuted" if len(set(order)) == len(order) else "misplaced"
     how = f"expert e taking the update of {', '.join(map(str, order[:8]))}"
     moved = B[order] * there[:, None, None]

@@ -23,7 +23,7 @@ def rows_left_out(suspect: Suspect) -> Iterator[Hypothesis]:
     rows, columns = suspect.unchanged_lines()
     for what, same, size in (("rows", rows, 0), ("columns", columns, 1)):
         if same.any() and not same.all():
-            name = f"not applied to some {what}"
+            name = f"{names.NOT_APPLIED} to some {what}"
             formula = f"W + s·BA, but W in {what} {spans(same)}"
             keep = np.where(same, 0.0, 1.0)
             yield Hypothesis(name, formula, _weighted(suspect.update, keep, size))

@@ -104,7 +104,7 @@ def permuted(suspect: Suspect) -> Iterator[Hypothesis]:
         return
     first, s = suspect.update.parts[0], suspect.update.scale
     for name, order in row_permutations(suspect, suspect.left_estimate(), first.L * s):
-        name = "rows permuted: " + name
+        name = names.ROWS_PERMUTED + name
         yield Hypothesis(name, f"W + s·P BA, P: {name}", _with_rows(suspect.update, order))
     for name, order in column_permutations(suspect, suspect.right_estimate().T, first.R.T * s):
         parts = tuple(Part(p.start, p.L, p.R[:, order]) for p in suspect.update.parts)

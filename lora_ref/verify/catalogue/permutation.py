@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...verdict.mistakes import names
 from ..measure import row_blocks
 from .hypothesis import Suspect
 
@@ -40,7 +41,7 @@ def _unique(*sources: Iterator[Named]) -> Iterator[Named]:
 def _known(suspect: Suspect, size: int) -> Iterator[Named]:
     rows = np.arange(size)
     if size % 2 == 0:
-        yield "halves swapped (gate and up)", np.roll(rows, size // 2)
+        yield names.HALVES, np.roll(rows, size // 2)
         yield "even and odd rows apart", rows.reshape(-1, 2).T.reshape(-1)
         yield "halves interleaved", rows.reshape(2, -1).T.reshape(-1)
     if size % 3 == 0:

@@ -14,8 +14,9 @@ import numpy as np
 from ...verdict.grids import Grid
 from ...verdict.mistakes import names
 from ..measure import Take, sample_of
-from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe, Way
-from ..updates import EVERY, Columns, Conventions, LowRank, in_order
+from ..recipes import ACCUMULATED, DELTA_FIRST, Recipe
+from ..updates import EVERY, Columns, Conventions, LowRank, Terms, in_order
+from ..ways import Way
 from .hypothesis import Hypothesis, Suspect
 
 SAMPLE = (128, 512)  # rows and columns that a scale is fitted on
@@ -143,7 +144,7 @@ def merged_by(recipe: Recipe, suspect: Suspect, grid: Grid | None = None) -> Tak
     def take(rows: np.ndarray, columns: Columns = EVERY) -> np.ndarray:
         W = suspect.pair.base(rows, columns)
         product = *update.product(rows, columns), in_order(update, rows, columns)
-        return way.interval(W, product, update.scale, update.rank)[0]
+        return way.interval(W, product, update.scale, Terms(update, rows, columns))[0]
 
     return take
 
