@@ -62,7 +62,10 @@ class Honest:
     @cached_property
     def reach(self) -> dict[str, np.ndarray]:
         """In σ: as large as these errors can be, beside u |D| of a mutated output."""
-        reach = {n: noise.ulp for n, noise in self.noises.items()}
+        grid = self.contract.output
+        reach = {
+            n: grid.roundoff * abs(t.reference) + grid.smallest for n, t in self.noises.items()
+        }
         for n, t in self.base.items():
             reach[n] = reach[n] + abs(self._stored[n] - t)
         return {n: self.noises[n].in_sigma(t) for n, t in reach.items()}

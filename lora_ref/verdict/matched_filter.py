@@ -14,15 +14,18 @@ UNDECIDABLE  otherwise: it would stand out by fewer than 8 standard deviations; 
              is to show an update that is below an ulp of it (swamped); another error hides it; or
              a part of it is there, which is a weaker form of it, or a bug that resembles it.
 
-What a sample of rows excludes is excluded. All rows are compared for the mistakes that it does not
-decide on, so what is PRESENT is so in all rows.
+Where a sample of rows leaves no doubt that a mistake is not there, all rows are not asked. What is
+PRESENT is so in all rows.
 
 Math:
     β, signal, `honest` and `near_base` as in `signature`; f and rounding as in `residual`
     PRESENT needs   signal >= 8, |β − 1| < min(0.15, 4/signal + 3u + honest), and without it
         rounding in each output, or something near, if |β − 1| < 4/signal + 2u
+        (|β − 1| < 1/1024 is enough for either: long sums are not as exact as u)
     swamped         honest > max(0.05, 3/signal), or near_base > 1/2 where only y has changed
+                    (or dx, under a contract that admits a merged weight)
     hidden          signal / f < 8
+    What does not fit, but explains the same outputs better, takes the name from what does.
     Mistakes that fit are told apart by χ²: 16 + ((2u + honest) signal)² is the least difference,
     as a scale held in the output's dtype moves β by up to u.
 Limits:
@@ -44,7 +47,7 @@ from .findings import Diagnosis, State
 from .honest import Honest, honest_kernels, mutated, noises_of
 from .noise import Arrays, Noises
 from .oracle import Mistake, Oracle
-from .residual import Residual
+from .residual import WHOLE, Residual
 from .sample import in_parts, sample_of
 from .signature import Signature, signatures
 
@@ -80,17 +83,13 @@ def diagnose(
     do not count. `variance` is that of an honest result under the contract.
     """
     oracle = in_parts(oracle)
-    open_ones, absent = oracle.mistakes, {}
     sample = sample_of(oracle)
-    if sample is not None:
-        few = _view(sample.oracle, sample.of(actual), contract, sample.of(variance), sample.part)
-        absent = _excluded(few)
-        open_ones = tuple(m for m in oracle.mistakes if m.name not in absent)
-    if not open_ones:
-        return tuple(absent.values())
-    present, found = _diagnosed(open_ones, _view(oracle, actual, contract, variance))
-    absent |= {d.name: d for d in found}
-    return (*present, *(absent[m.name] for m in oracle.mistakes if m.name in absent))
+    if sample is None:
+        return _diagnosed(_view(oracle, actual, contract, variance), None)
+    few = _view(sample.oracle, sample.of(actual), contract, sample.of(variance), sample.part)
+    if len(said := _decided(few, oracle.mistakes, few.errors)) == len(oracle.mistakes):
+        return tuple(said.values())
+    return _diagnosed(_view(oracle, actual, contract, variance), few)
 
 
 def _view(
@@ -100,40 +99,47 @@ def _view(
     return _View(oracle, noises, honest_kernels(oracle, contract, noises), part)
 
 
-def _excluded(few: _View) -> dict[str, Diagnosis]:
-    """The mistakes that a sample excludes, in all outputs and in some alone."""
-    errors, found = few.errors, {}
-    for mistake in few.oracle.mistakes:
+def _diagnosed(view: _View, few: _View | None) -> tuple[Diagnosis, ...]:
+    """The mistakes that are there, and what is known of the others without them."""
+    left, errors = view.oracle.mistakes, view.errors
+    some = few.errors if few else errors
+    present: list[Diagnosis] = []
+    while True:
+        said = _decided(few, left, some) if few else {}
+        absent, chosen = _scan([m for m in left if m.name not in said], view, errors)
+        if not chosen:
+            said |= {d.name: d for d in absent}
+            return (*present, *(said[m.name] for m in left if m.name in said))
+        present.append(_present(chosen, errors))
+        errors, settled = errors.without(chosen[0]), {s.mistake.name for s in chosen}
+        left = tuple(m for m in left if m.name not in settled)
+        if few:
+            same = few.signatures(chosen[0].mistake)
+            some = some.without(next(s for s in same if s.where == chosen[0].where))
+
+
+def _decided(few: _View, mistakes: tuple[Mistake, ...], errors: Residual) -> dict[str, Diagnosis]:
+    """What a sample says of each mistake that is not there, whatever the other rows are."""
+    found: dict[str, Diagnosis] = {}
+    for mistake in mistakes:
         tried = few.signatures(mistake)
         if tried and all(_is_out(s, errors, few.part) for s in tried):
-            said = _absent(tried[0], errors)
-            if said.state is State.EXCLUDED:
-                found[mistake.name] = said
+            found[mistake.name] = _absent(tried[0], errors)
     return found
 
 
 def _is_out(s: Signature, errors: Residual, part: float) -> bool:
-    """Whether all rows cannot but say that it is not there: by six standard deviations."""
-    if s.where and 2 * s.signal < LEAST_SIGNAL * part**0.5:
-        return True  # all rows are too few as well
-    error = errors.misfit(s.D) / s.signal if s.signal else float("inf")
-    return LEAST_SIGNAL * error < 1 and abs(s.share(errors.finite)) + 6 * error < 0.5
-
-
-def _diagnosed(
-    mistakes: Sequence[Mistake], view: _View
-) -> tuple[list[Diagnosis], list[Diagnosis]]:
-    """The mistakes that are there, and what is known of the others without them."""
-    errors, left = view.errors, list(mistakes)
-    present: list[Diagnosis] = []
-    while True:
-        absent, chosen = _scan(left, view, errors)
-        if not chosen:
-            return present, absent
-        present.append(_present(chosen, errors))
-        settled = {s.mistake.name for s in chosen}
-        left = [m for m in left if m.name not in settled]
-        errors = errors.without(chosen[0])
+    """Whether it is not there, and all rows will say the same of it: by six standard deviations."""
+    if not s.D or _is_below_an_ulp(s):
+        return True
+    all_rows = 2 * s.signal / part**0.5  # or fewer standard deviations
+    misfit = errors.misfit(s.D)
+    if all_rows < LEAST_SIGNAL * misfit and (s.where or (s.signal and misfit > 1)):
+        return True
+    if s.signal < LEAST_SIGNAL * misfit or not is_decidable(s):
+        return False
+    share, error = s.share(errors.finite), 6 * misfit / s.signal
+    return abs(share - 1) > LARGEST_SHARE + error and abs(abs(share) - 0.5) > error
 
 
 def _scan(
@@ -145,6 +151,7 @@ def _scan(
     """
     absent: list[Diagnosis] = []
     best: list[tuple[float, float, Signature]] = []
+    rivals: list[tuple[float, set[str]]] = []
     for mistake in mistakes:
         for s in view.signatures(mistake):
             if not s.where:
@@ -154,22 +161,32 @@ def _scan(
                 best.append((s.remains(errors.z), slack, s))
                 least, *_ = min(best, key=itemgetter(0))
                 best = [t for t in best if t[0] <= least * (1 + 1e-9) + t[1]]
+            elif _may_be_there(s, errors, 2 * LARGEST_SHARE):
+                rivals.append((s.remains(errors.z), {*s.D}))
     chosen: dict[str, Signature] = {}
-    for *_, s in sorted(best, key=itemgetter(0)):
-        chosen.setdefault(s.mistake.name, s)
+    for rest, _, s in sorted(best, key=itemgetter(0)):
+        if not any(other + INDISTINCT < rest and {*s.D} == names for other, names in rivals):
+            chosen.setdefault(s.mistake.name, s)
     everywhere = [s for s in chosen.values() if not s.where]
     return absent, everywhere or list(chosen.values())
 
 
+def _may_be_there(s: Signature, errors: Residual, off: float) -> bool:
+    """Whether it could be seen, and all of it is there but for a share of it."""
+    if s.signal < LEAST_SIGNAL or errors.norm(s.D) < (1 - off) * s.signal:
+        return False  # |β| <= ‖z‖/signal
+    return abs(s.share(errors.finite) - 1) < off and is_decidable(s)
+
+
 def _is_there(s: Signature, errors: Residual) -> bool:
     """Whether all of it is in the error and nothing else is, and it could be seen."""
+    if not _may_be_there(s, errors, LARGEST_SHARE):
+        return False
     off = abs(s.share(errors.finite) - 1)
-    if s.signal < LEAST_SIGNAL or off >= LARGEST_SHARE or not is_decidable(s):
+    u, least = _roundoff(s), 1 / WHOLE
+    if off >= max(4 / s.signal + 3 * u + s.honest, least):
         return False
-    u = _roundoff(s)
-    if off >= 4 / s.signal + 3 * u + s.honest:
-        return False
-    return errors.fits(s, closely=off <= 4 / s.signal + 2 * u)
+    return errors.fits(s, closely=off <= max(4 / s.signal + 2 * u, least))
 
 
 def _roundoff(s: Signature) -> float:
@@ -189,11 +206,21 @@ def why_undecidable(s: Signature) -> str:
         return f"it stands out by {s.signal:.2g} standard deviations, {LEAST_SIGNAL:g} are needed"
     if not s.differs:
         return "rounding the result hides it, but for too few elements to know it by"
-    if {*s.D} == {"y"} and s.near_base > 0.5:
-        return "swamped: the update is below an ulp of what it is added to, and y alone shows it"
+    if _is_below_an_ulp(s):
+        return "swamped: the update is below an ulp of what it is added to"
     if s.is_swamped(max(0.05, 3 / s.signal)):
         return f"swamped: honest rounding alone looks like {s.honest:.2g} of it"
     return ""
+
+
+def _is_below_an_ulp(s: Signature) -> bool:
+    """Whether y alone is to show an update that its grid does not resolve.
+
+    So is dx, and both of them, where the update may have been lost in a merged weight.
+    """
+    honest = s.mutant.honest
+    merged = honest is not None and honest.merged is not None
+    return {*s.D} <= ({"y", "dx"} if merged else {"y"}) and s.near_base > 0.5
 
 
 def _present(chosen: Sequence[Signature], errors: Residual) -> Diagnosis:

@@ -80,11 +80,12 @@ def _weight(v: np.ndarray, variance: np.ndarray, grid: Grid, actual: np.ndarray)
         larger = grid.ulp(size) / 2
         known = np.isfinite(v) & np.isfinite(variance)
         s2 = np.where(known, variance, 0.0) * _growth(v, actual) ** 2
-        varies = known & (s2 > 0)
-        ratio = np.median(np.sqrt(3 * s2[varies]) / half[varies]) if varies.any() else 1.0
-        ratio = min(max(float(ratio), 1.0), LARGEST_RATIO)
+        varies, swollen = known & (s2 > 0), larger > 2 * half
         s2 = np.maximum(s2, half**2 / 3)
-        s2 = np.where(larger > 2 * half, np.maximum(s2, (ratio * larger) ** 2 / 3), s2)
+        if swollen.any():
+            ratio = np.median(np.sqrt(3 * s2[varies]) / half[varies]) if varies.any() else 1.0
+            ratio = min(max(float(ratio), 1.0), LARGEST_RATIO)
+            s2 = np.where(swollen, np.maximum(s2, (ratio * larger) ** 2 / 3), s2)
         return np.where(known, 1 / np.maximum(np.sqrt(s2), 1e-140), 0.0)
 
 

@@ -48,13 +48,13 @@ class Oracle:
     mistakes: tuple[Mistake, ...] = ()
 
     def outputs(
-        self, wrap: Callable[[np.ndarray], Array] = lambda leaf: leaf, kernel: Kernel | None = None
+        self, wrap: Callable[[np.ndarray], Array] | None = None, kernel: Kernel | None = None
     ) -> dict[str, Array]:
-        """Every output by its name, with the arrays of all inputs wrapped first."""
-        wrapped = (dict(self.inputs), dict(self.static), self.cotangent)
-        inputs, static, cotangent = tree_map(
-            lambda leaf: wrap(leaf) if is_real(leaf) else leaf, wrapped
-        )
+        """Every output by its name, with the arrays of all inputs wrapped first, if at all."""
+        given = (dict(self.inputs), dict(self.static), self.cotangent)
+        if wrap is not None:
+            given = tree_map(lambda leaf: wrap(leaf) if is_real(leaf) else leaf, given)
+        inputs, static, cotangent = given
         value, backward = (kernel or self.kernel)(*inputs.values(), **static)
         found = _named("y", value)
         if cotangent is None:

@@ -17,7 +17,7 @@ Source:
     bounded influence: Huber and Ronchetti, Robust Statistics, 2nd edition, chapter 7.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -134,18 +134,20 @@ def signatures(
         return
     mutant = Mutant(mistake, {n: mutated[n] for n in noises if n in mutated}, noises, honest)
     D = {n: noises[n].in_sigma(t - noises[n].reference) for n, t in mutant.outputs.items()}
-    squares = {n: _dot(d, d) for n, d in D.items()}
-    changed = {n: d for n, d in D.items() if squares[n] > 0}
-    yield _signature(mutant, changed or D, "", squares)
+    sizes = {n: (_dot(d, d), _most(d)) for n, d in D.items()}
+    changed = {n: d for n, d in D.items() if sizes[n][0] > 0}
+    yield _signature(mutant, changed or D, "", sizes)
     if "y" in changed and len(changed) > 1:
         rest = {n: d for n, d in changed.items() if n != "y"}
-        yield _signature(mutant, {"y": changed["y"]}, FORWARD, squares)
-        yield _signature(mutant, rest, BACKWARD, squares)
+        yield _signature(mutant, {"y": changed["y"]}, FORWARD, sizes)
+        yield _signature(mutant, rest, BACKWARD, sizes)
 
 
-def _signature(mutant: Mutant, D: Arrays, where: str, squares: dict[str, float]) -> Signature:
-    total = sum(squares[n] for n in D)
-    most = max((float(abs(d).max(initial=0.0)) for d in D.values()), default=0.0)
+def _signature(
+    mutant: Mutant, D: Arrays, where: str, sizes: Mapping[str, tuple[float, float]]
+) -> Signature:
+    total = sum(sizes[n][0] for n in D)
+    most = max((sizes[n][1] for n in D), default=0.0)
     if SHARES * most**2 <= total:  # nothing to cap: F is D
         return Signature(mutant, D, where, np.inf, total, total**0.5)
     cap = _cap(list(D.values()), total)
@@ -189,6 +191,10 @@ def _differing(noise: Noise, mutated: np.ndarray) -> int:
         count += int(np.count_nonzero(apart & (weight[part] > 0)))
         start, stop = stop, 8 * stop
     return count
+
+
+def _most(d: np.ndarray) -> float:
+    return max(float(d.max()), -float(d.min())) if d.size else 0.0
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:

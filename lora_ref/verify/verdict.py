@@ -1,7 +1,7 @@
 """What is said of one tensor.
 
 exact        every element is the correctly rounded value of W + D*
-rounding     a recipe explains every element, or every element is inside the rounding envelope
+rounding     a recipe explains every element, or all are within the bounds of a merge's contract
 bug          neither; with the diagnosis that explains the data, if there is one
 undecidable  the storage grid swallows the update, or so much of it that a bug fits as well
 """

@@ -21,6 +21,7 @@ from exact_attention_mutants import (
     of,
     window,
 )
+from exact_gradient_mutants import SIZE_MUTANTS
 from exact_linear_mutants import LINEAR_MUTANTS, MERGED_MUTANTS, merged, right
 from exact_other_mutants import (
     DORA_MUTANTS,
@@ -80,7 +81,7 @@ RUNS: dict[str, tuple[Run, Any, dict[str, dict[str, Any]]]] = {
             "mask": MASK_MUTANTS,
             "heads": HEAD_MUTANTS,
             "scale": SCALE_MUTANTS,
-            "gradient": GRADIENT_MUTANTS,
+            "gradient": GRADIENT_MUTANTS | SIZE_MUTANTS,
         },
     ),
     "cached": (attention(CACHED, causal), of(causal), {"mask": CACHED_MUTANTS}),

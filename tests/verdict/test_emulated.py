@@ -21,7 +21,7 @@ from lora_ref.verdict.contract import (
 )
 from lora_ref.verdict.emulated import emulate
 from lora_ref.verdict.emulated_namespace import EmulatedNamespace
-from lora_ref.verdict.grids import FLOAT64, Grid
+from lora_ref.verdict.grids import FLOAT32, FLOAT64, Grid
 from lora_ref.verdict.oracle import Oracle
 from lora_ref.verdict.orders import AnyOrder
 
@@ -172,7 +172,7 @@ def test_the_merged_route_stores_the_merged_weight(rng):
         dict(zip("xWD", t, strict=True)),
         merged=lambda x, W, D: (x @ (W + D).T, None),
     )
-    contract = MERGED_BFLOAT16.relax(forms=Forms(merged=True))
+    contract = MERGED_BFLOAT16.relax(accumulate=Accumulator(FLOAT32))
     low = MERGED_BFLOAT16.store.round
     x, W, D = t
     merged = (low(x).astype(np.float32) @ low(W + D).astype(np.float32).T).astype(float)

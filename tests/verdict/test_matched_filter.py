@@ -218,3 +218,20 @@ def test_a_pytorch_kernel_in_bfloat16_is_diagnosed_with_its_gradients(factor, na
     found = bounds(oracle, BFLOAT16_CONTRACT)
     variance = {n: np.asarray(f.s, dtype=np.float64) for n, f in found.items()}
     assert present(diagnose(actual, oracle, BFLOAT16_CONTRACT, variance)) == named
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 0.6, 0.8, 1.0, 1.4, 2.0])
+def test_y_alone_names_nothing_where_the_update_is_below_an_ulp(factor):
+    """What the order of operations leaves of it is then no fixed share of it."""
+    oracle = linear_case(np.random.default_rng(0), BFLOAT16, inputs=97, outputs=61, update=0.002)
+    forward = type(oracle)(oracle.kernel, oracle.inputs, oracle.static, mistakes=oracle.mistakes)
+    x, W, b = oracle.inputs["x"], oracle.static["W"], oracle.inputs["b"]
+    adapter = oracle.inputs["adapter"]
+    update = BFLOAT16.round(factor * adapter.scale * (x @ adapter.A.T) @ adapter.B.T)
+    base = BFLOAT16.round(BFLOAT16.round(x @ W.T) + b)
+    actual = {"y": BFLOAT16.round(base + update)}
+    variance = half_ulp_variance(forward, BFLOAT16)
+    diagnoses = {d.name: d for d in diagnose(actual, forward, BFLOAT16_CONTRACT, variance)}
+    assert not present(diagnoses.values())
+    assert diagnoses[names.NOT_APPLIED].state is State.UNDECIDABLE
+    assert "swamped" in diagnoses[names.NOT_APPLIED].reason

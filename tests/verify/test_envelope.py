@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from lora_ref.verdict.contract import MERGED_BFLOAT16, PRESETS, merged
-from lora_ref.verdict.grids import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Grid, grid_of
+from lora_ref.verdict.grids import BFLOAT16, FLOAT16, FLOAT32, Grid, grid_of
+from lora_ref.verdict.judge import judge as judge_kernel
+from lora_ref.verdict.oracles import lora_merged
+from lora_ref.verdict.orders import Probable
 from lora_ref.verify import Status
 from lora_ref.verify.catalogue import Surroundings
 from lora_ref.verify.envelope import envelope
@@ -86,7 +89,7 @@ def test_what_the_update_lacks_below_each_rounding_shows_in_their_sum():
     assert found.beta == pytest.approx(-0.5, abs=5 * found.beta_error)
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, FLOAT64], ids=lambda g: g.name)
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda g: g.name)
 def test_a_product_beyond_the_grid_is_no_reason_to_admit_anything(grid):
     """The same merge, of factors whose product would overflow float16 on its way."""
     pair, update = drawn(FLOAT32)
@@ -94,8 +97,16 @@ def test_a_product_beyond_the_grid_is_no_reason_to_admit_anything(grid):
     large = update.with_factors(1e5 * part.L, part.R).with_scale(1e-5 * SCALE)
     stored = Pair(pair.W, pair.M, FLOAT32, grid)
     wrong = Pair(pair.W, 2 * pair.M, FLOAT32, grid)
-    assert envelope(stored, large).outside == 0 or grid == FLOAT64
+    assert envelope(stored, large).outside == 0
     assert envelope(wrong, large).outside > 0
+
+
+def test_a_bound_without_end_admits_nothing():
+    pair, update = drawn(FLOAT16)
+    endless = update.with_factors(1e35 * update.parts[0].L, update.parts[0].R)
+    with np.errstate(all="ignore"):  # as `verify` calls it
+        found = envelope(pair, endless.with_scale(1e-35 * SCALE))
+    assert found.outside == pair.M.size
 
 
 def test_the_verdict_within_the_bounds_names_the_contract():
@@ -114,6 +125,24 @@ def test_the_verdict_within_the_bounds_names_the_contract():
     verdict = judge("t", pair, update, around, np.random.default_rng(0))
     assert verdict.status is Status.ROUNDING
     assert verdict.text == "no recipe known, within the bounds of merged_bfloat16"
+
+
+def test_a_merge_in_two_halves_is_no_bug_as_an_output_of_a_kernel_either():
+    pair, update = drawn(BFLOAT16)
+    W, part = pair.W.astype(float), update.parts[0]
+    half = BFLOAT16.round(update.delta(np.arange(len(W))) / 2)
+    y = BFLOAT16.round(BFLOAT16.round(W + half) + half)
+    oracle = lora_merged(W, part.R, part.L, scale=SCALE)
+    assert judge_kernel(y, oracle, MERGED_BFLOAT16).status is Status.ROUNDING
+    assert (
+        judge_kernel(BFLOAT16.round(y + 3 * BFLOAT16.ulp(y)), oracle, MERGED_BFLOAT16).status
+        is Status.BUG
+    )
+
+
+@pytest.mark.parametrize(("terms", "depth"), [(1, 1), (24, 24), (26, 26), (64, 40), (4096, 320)])
+def test_independent_roundings_of_a_sum_are_five_roots_of_its_length_deep(terms, depth):
+    assert Probable().depth(terms) == depth
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda g: g.name)

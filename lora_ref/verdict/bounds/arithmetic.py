@@ -4,7 +4,8 @@ Math:
     store     e ← e + h(|v| + e)                          S ← S + h(|v|)²/3
     product   e = (E_A + γ |A|₊) |B|₊ + |A| E_B           |A|₊ = |A| + E_A
               S = (S_A + κA²) B² + A² S_B + ⅔ κ v²,  κ = K u²/6, u the accumulator's roundoff
-    sum of k  e = Σ eᵢ + (k − 2) h(Σ |aᵢ|₊) + h(|v| + the rest), in any order
+    sum of k  e = Σ eᵢ + (k − 2) h(Σ |aᵢ|₊) + h(|v| + the rest), in any order; next to a product
+              of K terms γ |aⱼ|₊ and 2κ aⱼ² more, since it may be summed onto the others (addmm)
     γ is the contract's for K terms, plus K + 2 units of float64 for the computation of v itself.
 Limits:
     Variances are of independent roundings. κ is left out where it is less than a thousandth of

@@ -304,8 +304,26 @@ class Sum(Node):
             if grid.overflows_soon:
                 extra[upper > grid.largest] = np.inf
             e = extra if e is None else e + extra
+        e, s = self._accumulated_together(parts, e, s)
         e, s = (None if t is None else np.broadcast_to(t, self.shape) for t in (e, s))
         return self.arithmetic.store(self.value(), e, s)
+
+    def _accumulated_together(
+        self, parts: Sequence[Enclosure], e: Any, s: Any
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What the other terms lose where a product is summed onto them, as addmm does."""
+        arithmetic, number = self.arithmetic, self.arithmetic.dtype.type
+        depths = [n.a.shape[-1] if isinstance(n, Product) else 0 for _, n in self.terms]
+        if len(depths) < 2:
+            return e, s
+        gammas = [arithmetic.gamma(k) if k else 0.0 for k in depths]
+        kappas = [2 * arithmetic.accumulated_variance(k) if k else 0.0 for k in depths]
+        for part, gamma, kappa in zip(parts, gammas, kappas, strict=True):
+            if others := sum(gammas) - gamma:
+                e = _added([part.upper * number(others), e])
+            if arithmetic.variance and (others := sum(kappas) - kappa):
+                s = _added([part.square * number(others), s])
+        return e, s
 
 
 def _accumulated(total: np.ndarray, c: float, value: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ Shapes:
     The author's function applies the mask and the scale itself: the case says which it claims.
 Limits:
     The march cannot see the scale, `score_scale` sees it to about 5 % only. Rotary embedding
-    must be left out, or its positions all be 0, which turns nothing. Exact gradients see where
-    do goes, not the size of dq and dk, which are 0 where attention is one-hot.
+    must be left out, or its positions all be 0, which turns nothing. dq and dk are 0 where
+    attention is one-hot: their size is seen at equal scores only, and to a few roundings of the
+    scale unless it is a power of four.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from .march import AXES, AttentionCase, expected, march
 from .reading import Row, explained, wrong_rows
 from .score_scale import score_scale
 from .uniform import equal_scores
+from .uniform_gradients import equal_score_gradients
 
 
 def attention_march(mine: Implementation, case: AttentionCase) -> Iterator[Failure]:
@@ -119,6 +121,7 @@ ATTENTION_TESTS: tuple[Test, ...] = (
     attention_march,
     attention_gradients,
     equal_scores,
+    equal_score_gradients,
     score_scale,
     future,
     gradients_keep_to_the_mask,

@@ -8,7 +8,8 @@ Math:
     is a multiple of q and at most a. A grid of precision p holds all multiples of q up to 2^p q,
     so if a <= 2^p q everywhere, no rounding ever happens: every order and every fusion is exact.
 Limits:
-    Sums, products and structure only; a division must be by powers of two, a norm must be one.
+    Sums, products and structure only; a division must be by powers of two, a norm must be one,
+    and a softmax of equal scores.
     The exponents of the grid are not checked here: the inputs are small integers.
 """
 
@@ -160,6 +161,19 @@ def _norm(v: Counted, axis: int) -> Counted:
     return Counted(root, root, float(np.min(root)), square)
 
 
+def _softmax(z: Counted, mask: np.ndarray | None) -> Counted:
+    """2^−j of 2^j equal scores: sums of ones and quotients of powers of two."""
+    seen = np.broadcast_to(True if mask is None else mask, z.shape)
+    top = np.max(z.v, axis=-1, keepdims=True, initial=-np.inf, where=seen)
+    count = seen.sum(axis=-1, keepdims=True)
+    if np.any(seen & (z.v != top)) or not _powers_of_two(count):
+        raise ValueError(
+            "Counted: scores must be equal, and as many as a power of two, to be exact"
+        )
+    p = seen / count
+    return Counted(p, p, 1 / float(np.max(count, initial=1)), z)
+
+
 def _either(*thunks: Callable[[], Counted]) -> Counted:
     """The first, after every other formula was found to be exact as well."""
     first, *others = [thunk() for thunk in thunks]
@@ -169,6 +183,7 @@ def _either(*thunks: Callable[[], Counted]) -> Counted:
 NAMESPACE = SimpleNamespace(
     is_reading=True,
     norm=_norm,
+    softmax=_softmax,
     recomputed=lambda t: t,
     either=_either,
     reshape=_moved(np.reshape),

@@ -16,7 +16,7 @@ Source:
     compares with this.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,9 +33,9 @@ Backward = Callable[[np.ndarray], tuple[Any, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """A kernel as an `Oracle` wants it; `own` are the arrays whose products are kept."""
+    """A kernel as an `Oracle` wants it; `own` are the arrays whose products are kept, by id."""
 
-    own: tuple[np.ndarray, ...]
+    own: Mapping[int, np.ndarray]
     rows: np.ndarray | None = None
     kept: dict[tuple[Any, ...], np.ndarray] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Factored:
         if key in self.kept:
             return self.kept[key]
         value = product()
-        if all(any(t is own for own in self.own) for t in operands):
+        if all(map(self.own.__contains__, key[1:])):
             self.kept[key] = value
         return value
 
@@ -85,15 +85,11 @@ def is_lora_layer(oracle: Oracle) -> bool:
 
 def factored(oracle: Oracle, rows: np.ndarray | None = None) -> Oracle:
     """A LoRA layer's oracle in its parts, for all tokens or for some."""
-    own = tuple(_arrays((dict(oracle.inputs), dict(oracle.static), {"dy": oracle.cotangent})))
+    given = dict(oracle.inputs), dict(oracle.static), oracle.cotangent
+    own = {id(t): t for _, t in leaves(given)}
     return replace(oracle, kernel=Factored(own, rows), merged=None)
 
 
 def tokens(t: np.ndarray) -> np.ndarray:
     """(..., n) as a matrix, one row a token."""
     return t.reshape(-1, t.shape[-1]) if t.size else t.reshape(0, t.shape[-1])
-
-
-def _arrays(trees: Iterable[Any]) -> Iterable[np.ndarray]:
-    for tree in trees:
-        yield from (t for _, t in leaves(tree) if isinstance(t, np.ndarray))
