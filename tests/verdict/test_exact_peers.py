@@ -9,6 +9,7 @@ from exact_peers import ATTENTION, LINEAR, attention, to  # noqa: E402
 
 from lora_ref.layers import causal_mask  # noqa: E402
 from lora_ref.verdict import exact  # noqa: E402
+from lora_ref.verdict.exact.uniform_gradients import equal_score_gradients  # noqa: E402
 from lora_ref.verdict.grids import BFLOAT16, FLOAT16, FLOAT32  # noqa: E402
 
 pytestmark = pytest.mark.peers
@@ -55,6 +56,19 @@ def test_causal_sdpa_without_a_mask_passes(dtype):
     adapt = to(getattr(torch, dtype))
     exact.assert_none(
         exact.attention_tests(mine, DTYPES[dtype], MASKS["causal"], **sizes, adapt=adapt)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ATTENTION)
+def test_gradients_pass_where_the_scale_is_a_power_of_four(name, dtype):
+    """Nothing is admitted for the scale there, and SDPA takes its root on q and on k."""
+    adapt, allowed = to(getattr(torch, dtype)), MASKS["causal"]
+    mine = attention(ATTENTION[name](allowed))
+    sizes = {"heads": 4, "kv_heads": 2, "head_dim": 16}
+    tests = (equal_score_gradients,)
+    exact.assert_none(
+        exact.attention_tests(mine, DTYPES[dtype], allowed, **sizes, adapt=adapt, tests=tests)
     )
 
 

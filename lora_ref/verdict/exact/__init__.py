@@ -13,7 +13,7 @@ lora_linear_tests       y = x Wᵀ + s (x Aᵀ) Bᵀ + b and its gradients
 merged_weight_tests     W' = W + s B A
 dora_tests, embedding_tests, fused_tests
 mixed_batch_tests       one adapter a token, or none
-attention_tests         masks, heads, scale, and where gradients go
+attention_tests         masks, heads, scale, and the gradients
 paged_attention_tests   a cache of keys and values in pages
 exact_values            any oracle made of sums and products, with `exact_round` for its inputs
 """

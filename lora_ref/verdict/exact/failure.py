@@ -67,7 +67,7 @@ def assert_none(failures: Iterable[Failure]) -> None:
     >>> assert_none([Failure("exact_values", "y is twice what it should be", "everywhere")])
     Traceback (most recent call last):
     ...
-    lora_ref.verdict.exact.failure.Mismatch: 1 exact test failed
+    lora_ref.mismatch.Mismatch: 1 exact test failed
       exact_values: y is twice what it should be [everywhere]
     """
     lines = [f"\n  {failure}" for failure in failures]
