@@ -33,7 +33,7 @@ class Enclosure:
     v and its size are computed when they are asked for: of an operand only the size is.
     """
 
-    __slots__ = ("_parent", "_size", "_square", "_upper", "base", "dtype", "e", "factor", "s")
+    __slots__ = ("_parent", "_size", "_square", "_upper", "_v", "base", "dtype", "e", "factor", "s")
 
     def __init__(
         self,
@@ -49,13 +49,14 @@ class Enclosure:
         self._size: Any = size
         self._upper: Any = None
         self._square: Any = None
+        self._v: np.ndarray | None = v if factor == 1 else None
         self._parent: tuple[Enclosure, Callable[[np.ndarray], np.ndarray]] | None = None
 
     @property
     def v(self) -> np.ndarray:
-        if self.factor == 1:
-            return self.base
-        return -self.base if self.factor == -1 else self.factor * self.base
+        if self._v is None:
+            self._v = -self.base if self.factor == -1 else self.factor * self.base
+        return self._v
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -292,7 +292,8 @@ class Sum(Node):
         if c != 1:
             return self.arithmetic.scaled(self.enclosure(), c)
         parts = [node.enclosure(c) for c, node in self.terms]
-        e, s = _added([p.e for p in parts]), _added([p.s for p in parts])
+        more_e, more_s = self._accumulated_together(parts)
+        e, s = _added([p.e for p in parts] + more_e), _added([p.s for p in parts] + more_s)
         if len(parts) > 2:
             upper = _added([p.upper for p in parts])
             grid, number = self.arithmetic.contract.store, self.arithmetic.dtype.type
@@ -304,25 +305,24 @@ class Sum(Node):
             if grid.overflows_soon:
                 extra[upper > grid.largest] = np.inf
             e = extra if e is None else e + extra
-        e, s = self._accumulated_together(parts, e, s)
         e, s = (None if t is None else np.broadcast_to(t, self.shape) for t in (e, s))
         return self.arithmetic.store(self.value(), e, s)
 
     def _accumulated_together(
-        self, parts: Sequence[Enclosure], e: Any, s: Any
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self, parts: Sequence[Enclosure]
+    ) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
         """What the other terms lose where a product is summed onto them, as addmm does."""
         arithmetic, number = self.arithmetic, self.arithmetic.dtype.type
         depths = [n.a.shape[-1] if isinstance(n, Product) else 0 for _, n in self.terms]
-        if len(depths) < 2:
-            return e, s
         gammas = [arithmetic.gamma(k) if k else 0.0 for k in depths]
         kappas = [2 * arithmetic.accumulated_variance(k) if k else 0.0 for k in depths]
+        e: list[np.ndarray | None] = []
+        s: list[np.ndarray | None] = []
         for part, gamma, kappa in zip(parts, gammas, kappas, strict=True):
             if others := sum(gammas) - gamma:
-                e = _added([part.upper * number(others), e])
+                e.append(part.upper * number(others))
             if arithmetic.variance and (others := sum(kappas) - kappa):
-                s = _added([part.square * number(others), s])
+                s.append(part.square * number(others))
         return e, s
 
 
@@ -336,12 +336,14 @@ def _accumulated(total: np.ndarray, c: float, value: np.ndarray) -> np.ndarray:
 
 
 def _added(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Their sum; one that stands alone is returned as it is."""
     present = [t for t in arrays if t is not None]
-    if not present:
-        return None
-    total = present[0]
-    for t in present[1:]:
-        total = total + t
+    if len(present) < 2:
+        return present[0] if present else None
+    total = np.empty(np.broadcast_shapes(*(t.shape for t in present)), present[0].dtype)
+    np.add(present[0], present[1], out=total)
+    for t in present[2:]:
+        total += t
     return total
 
 
