@@ -61,6 +61,7 @@ class Forms:
     merged: bool = False  # y = x W'ᵀ with W' stored; of W' itself, a merge in two halves
     alternatives: bool = True  # every formula of an `either`: DoRA's two, ⟨do, o⟩ for ⟨dp, p⟩
     recomputed: bool = True  # attention weights again from a stored logsumexp
+    onto: bool = True  # a product summed onto another term in the accumulator, as addmm does
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Contract:
             "y = x W'ᵀ with W' stored; W' = (W + ½ s BA) + ½ s BA": self.forms.merged,
             "any of several equal formulas of an intermediate": self.forms.alternatives,
             "attention weights again from a stored logsumexp": self.forms.recomputed,
+            "a product summed onto another term in the accumulator (addmm)": self.forms.onto,
         }
         return [f"form: {text}" for text, admitted in texts.items() if admitted]
 
@@ -188,7 +190,7 @@ def merged(grid: Grid) -> Contract:
         load=grid,
         order=Probable(),
         scale=ScaleSites(held_on=FLOAT32 if wide else grid),
-        forms=Forms(merged=True),
+        forms=Forms(merged=True, onto=False),
     )
 
 

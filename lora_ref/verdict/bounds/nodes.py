@@ -313,6 +313,8 @@ class Sum(Node):
     ) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
         """What the other terms lose where a product is summed onto them, as addmm does."""
         arithmetic, number = self.arithmetic, self.arithmetic.dtype.type
+        if not arithmetic.contract.forms.onto:
+            return [], []
         depths = [n.a.shape[-1] if isinstance(n, Product) else 0 for _, n in self.terms]
         gammas = [arithmetic.gamma(k) if k else 0.0 for k in depths]
         kappas = [2 * arithmetic.accumulated_variance(k) if k else 0.0 for k in depths]
