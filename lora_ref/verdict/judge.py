@@ -200,6 +200,6 @@ def _with_mistakes(
 def _blind(oracle: Oracle, diagnoses: tuple[Diagnosis, ...]) -> tuple[str, ...]:
     """What these inputs could not have shown, why, and which would."""
     advice = {m.name: m.advice for m in oracle.mistakes}
-    blind = [d for d in diagnoses if d.state is State.UNDECIDABLE and d.is_blind]
+    blind = [d for d in diagnoses if d.is_blind]
     sentences = (f"{d.name}: {d.reason}; {advice.get(d.name, '')}" for d in blind)
     return tuple(sentence.rstrip("; ") for sentence in sentences)

@@ -12,7 +12,7 @@ from lora_ref.arrays import namespace
 from lora_ref.layers.attention import attention
 from lora_ref.layers.softmax import softmax_weights
 from lora_ref.verdict.bounds import bounds, bounds_of
-from lora_ref.verdict.bounds.nodes import Product
+from lora_ref.verdict.bounds.products import Product
 from lora_ref.verdict.contract import (
     BFLOAT16_CONTRACT,
     FLOAT16_CONTRACT,

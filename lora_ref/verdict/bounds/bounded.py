@@ -12,7 +12,9 @@ import numpy as np
 
 from .elementwise import Quotient, Times
 from .enclosure import Enclosure
-from .nodes import Joined, Leaf, Node, Pending, Product, Sum, View
+from .nodes import Joined, Leaf, Node, Pending, View
+from .products import Product
+from .sums import Sum
 
 Term = tuple[float, Node]
 

@@ -1,0 +1,131 @@
+"""Products of matrices, with the factor on every place where a contract admits it.
+
+Math:
+    c (c_a a) (c_b b): c on the stored result, on a, on b, or where the text has c_a and c_b; the
+    largest error and variance of all of these.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .enclosure import VARIANCE_UNIT, Enclosure, half_ulp, is_power_of_two
+from .nodes import Node
+
+
+class Product(Node):
+    """(c_a a) (c_b b) of matrices, the factors pending in the term that holds the node."""
+
+    def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        super().__init__(a.arithmetic, (*batch, a.shape[-2], b.shape[-1]))
+        self.a, self.b, self.c_a, self.c_b = a, b, abs(c_a), abs(c_b)
+
+    @property
+    def cost(self) -> int:
+        """Multiplications that its value still takes."""
+        return 0 if self._value is not None else math.prod(self.shape) * self.a.shape[-1]
+
+    def _evaluate(self) -> np.ndarray:
+        return self.a.value() @ self.b.value()
+
+    def _enclose(self, c: float) -> Enclosure:
+        sites, store = self.arithmetic.contract.scale, self.arithmetic.contract.store
+        exact = is_power_of_two(self.c_a) and is_power_of_two(self.c_b)
+        if self.c_a == self.c_b == 1 or (exact and (sites.operand or not store.overflows_soon)):
+            return self._anywhere(c, 1.0, 1.0)
+        found = self._anywhere(c / (self.c_a * self.c_b), self.c_a, self.c_b)
+        if not (sites.operand or sites.result):
+            return found
+        return self.arithmetic.union(found, self._anywhere(c, 1.0, 1.0))
+
+    def _anywhere(self, c: float, c_a: float, c_b: float) -> Enclosure:
+        """c (c_a a) (c_b b) with c on the result, or on either operand."""
+        arithmetic = self.arithmetic
+        a, b = (
+            arithmetic.loaded(node.enclosure(factor))
+            for node, factor in ((self.a, c_a), (self.b, c_b))
+        )
+        v, inner = self.value(), c_a * c_b
+        e, s = arithmetic.product(a, b, v, inner)
+        exact = is_power_of_two(c)
+        if c == 1 or (exact and not arithmetic.contract.store.overflows_soon):
+            return arithmetic.store(v, *_times(e, s, c), factor=c * inner)
+        stored = arithmetic.store(v, e, s, factor=inner)
+        of_e, of_s = self._in_place(e, c), self._in_place(s, c * c)
+        if exact:
+            found = [arithmetic.scaled(stored, c)]
+            for side, operand in ((0, a), (1, b)):
+                if arithmetic.contract.scale.operand and self._scaling(operand, c).any():
+                    more, more_s = self._on(side, a, b, c)
+                    more, more_s = more + of_e, _plus(more_s, of_s)
+                    found.append(arithmetic.store(v, more, more_s, factor=c * inner))
+            return arithmetic.union(*found)
+        most, most_s, size = (
+            self._in_place(t, f)
+            for t, f in zip((stored.e, stored.s, stored.size), (c, c * c, c), strict=True)
+        )
+        if not arithmetic.contract.scale.operand:
+            return arithmetic.store(v, most, most_s, size=size, factor=c * inner)
+        for side in (0, 1):
+            if arithmetic.contract.load is not None:
+                e, s = self._loaded_on(side, c, c_a, c_b)
+            else:
+                more, more_s = self._on(side, a, b, c)
+                e, s = _plus(more, of_e), _plus(more_s, of_s)
+            np.maximum(most, e, out=most)
+            if most_s is not None and s is not None:
+                np.maximum(most_s, s, out=most_s)
+        return arithmetic.store(v, most, most_s, size=size, factor=c * inner)
+
+    @staticmethod
+    def _in_place(t: Any, factor: float) -> Any:
+        return t if t is None else np.multiply(t, t.dtype.type(factor), out=t)
+
+    def _loaded_on(
+        self, side: int, c: float, c_a: float, c_b: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(e, S) with c on one operand, which is stored, and loaded then: perhaps a binade up."""
+        arithmetic = self.arithmetic
+        operands = [self.a.enclosure(c_a), self.b.enclosure(c_b)]
+        operands[side] = arithmetic.rounded(operands[side].times(c))
+        a, b = (arithmetic.loaded(t) for t in operands)
+        return arithmetic.product(a, b, self.value(), c * c_a * c_b)
+
+    def _scaling(self, operand: Enclosure, c: float) -> np.ndarray:
+        """The rounding of an operand that c has been applied to."""
+        upper = operand.upper * self.arithmetic.dtype.type(c)
+        if is_power_of_two(c):
+            return self.arithmetic.lost(upper, c)
+        grid = self.arithmetic.contract.store
+        rounding = half_ulp(upper, grid)
+        if grid.overflows_soon:
+            rounding[upper + rounding > grid.largest] = np.inf
+        return rounding
+
+    def _on(
+        self, side: int, a: Enclosure, b: Enclosure, c: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What c adds on one operand, which is stored then."""
+        arithmetic, terms = self.arithmetic, a.base.shape[-1]
+        number = arithmetic.dtype.type
+        rounding = self._scaling(b if side else a, c)
+        square = rounding * rounding * number(1 / (3 * VARIANCE_UNIT))
+        rounding *= number(arithmetic.inflation(terms) + 2 * arithmetic.gamma(terms))
+        more = a.upper @ rounding if side else rounding @ b.upper
+        if not arithmetic.variance:
+            return more, None
+        return more, a.square @ square if side else square @ b.square
+
+
+def _plus(a: np.ndarray | None, b: np.ndarray | None) -> Any:
+    if a is None or b is None:
+        return a if b is None else b
+    return np.add(a, b, out=a)
+
+
+def _times(e: np.ndarray, s: np.ndarray | None, c: float) -> tuple[np.ndarray, np.ndarray | None]:
+    if c == 1:
+        return e, s
+    return e * e.dtype.type(c), None if s is None else s * e.dtype.type(c * c)
