@@ -6,19 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse
+from float8_names import FLOAT8
 
 from lora_ref.verdict.grids import grid_of
 from lora_ref.verdict.incoming import received, received_any
 
-FLOAT8 = (
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3fnuz",
-    "float8_e5m2fnuz",
-    "float8_e4m3b11fnuz",
-    "float8_e4m3",
-    "float8_e3m4",
-)
 EDGES = np.array([0.0, -0.0, 1.5, -3.0, 2.0**-140, 3.0e38, np.inf, np.nan])
 
 

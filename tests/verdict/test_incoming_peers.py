@@ -5,20 +5,12 @@ import warnings
 import ml_dtypes
 import numpy as np
 import pytest
+from float8_names import FLOAT8
 
 from lora_ref.verdict.grids import BFLOAT16
 from lora_ref.verdict.incoming import received, received_any
 
 pytestmark = pytest.mark.peers
-FLOAT8 = (
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3fnuz",
-    "float8_e5m2fnuz",
-    "float8_e4m3b11fnuz",
-    "float8_e4m3",
-    "float8_e3m4",
-)
 
 
 def numpy_dtype(name):
