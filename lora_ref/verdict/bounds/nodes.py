@@ -36,6 +36,7 @@ class Node:
     def value(self) -> np.ndarray:
         if self._value is None:
             self._value = self._deferred() if self._deferred else self._evaluate()
+            self._deferred = None
         return self._value
 
     def take_value(self, value: np.ndarray) -> None:

@@ -34,14 +34,10 @@ class Sum(Node):
         cost = [n.cost if isinstance(n, Product) and c else 0 for c, n in self.terms]
         dearest = max(range(len(cost)), key=lambda i: cost[i])
         if cost[dearest]:
-            self.terms[dearest][1].defer(lambda: self._remaining(dearest))
-
-    def _remaining(self, index: int) -> np.ndarray:
-        left = self.value()
-        for i, (c, node) in enumerate(self.terms):
-            if i != index:
-                left = _accumulated(left, -c, node.value())
-        return left / self.terms[index][0]
+            c, node = self.terms[dearest]
+            others = [term for i, term in enumerate(self.terms) if i != dearest]
+            # Not of self, which holds the node: such a cycle would keep its arrays alive.
+            node.defer(lambda: _remaining(value, others) / c)
 
     def _enclose(self, c: float) -> Enclosure:
         if c != 1:
@@ -81,6 +77,13 @@ class Sum(Node):
             if arithmetic.variance and (others := sum(kappas) - kappa):
                 s.append(part.square * number(others))
         return e, s
+
+
+def _remaining(total: np.ndarray, others: Sequence[tuple[float, Node]]) -> np.ndarray:
+    """What the other terms leave of a total."""
+    for c, node in others:
+        total = _accumulated(total, -c, node.value())
+    return total
 
 
 def _accumulated(total: np.ndarray, c: float, value: np.ndarray) -> np.ndarray:
