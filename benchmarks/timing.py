@@ -12,20 +12,23 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Step = Callable[[], Any]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+# glibc's allocator then keeps what is freed, so that no timed call pays for fresh pages again.
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_MAX_": "0"}
 
-def restart_with_threads(count: int) -> None:
+
+def restart_with_threads(count: int, variables: Mapping[str, str] | None = None) -> None:
     """Run this script again on `count` cores, unless it already does; does not return if so.
 
     Libraries size their thread pools when they are loaded: BLAS and OpenMP by the environment,
-    XLA by the cores that the process may run on. Both outlive an exec.
+    XLA by the cores that the process may run on. Both outlive an exec. So do other `variables`.
     """
-    wanted = dict.fromkeys(_THREAD_VARIABLES, str(count))
+    wanted = dict.fromkeys(_THREAD_VARIABLES, str(count)) | dict(variables or {})
     if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
     if hasattr(os, "sched_setaffinity"):

@@ -1,5 +1,7 @@
 """Every kernel of the library under the error-bounded reading, against what may be computed."""
 
+import gc
+
 import numpy as np
 import pytest
 from bounded_readings import worst
@@ -9,6 +11,7 @@ from lora_ref.testing.tolerance import assert_close
 from lora_ref.trees import tree_map
 from lora_ref.verdict.accumulate import Sequential
 from lora_ref.verdict.bounds import bounds
+from lora_ref.verdict.bounds.nodes import Node
 from lora_ref.verdict.contract import (
     BFLOAT16_CONTRACT,
     FLOAT8_E4M3_CONTRACT,
@@ -159,3 +162,26 @@ def test_a_contract_that_admits_both_routes_has_the_larger_bound_of_each(n, larg
     other = "merged" if larger == "factored" else "factored"
     assert np.any(found[larger] > found[other])
     assert np.array_equal(found["both"], np.maximum(found["factored"], found["merged"]))
+
+
+def nodes():
+    """How many nodes of graphs are in memory."""
+    return sum(issubclass(type(t), Node) for t in gc.get_objects())
+
+
+@pytest.fixture
+def no_collector():
+    """Only what nothing refers to any more is freed; then the collector is as it was."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("name", oracle_names())
+def test_the_memory_of_a_graph_is_free_when_its_bounds_are_known(name, no_collector):
+    """Nothing waits for the collector of cycles, which counts objects and not their megabytes."""
+    oracle = oracle_of(name, BFLOAT16_CONTRACT.inputs)
+    before = nodes()
+    bounds(oracle, BFLOAT16_CONTRACT)
+    assert nodes() == before

@@ -1,11 +1,9 @@
-"""Running error analysis: what one rounding, one product and one sum do to an enclosure.
+"""Running error analysis: what one rounding and one sum do to an enclosure.
 
 Math:
     store     e ← e + h(|v| + e)                          S ← S + h(|v|)²/3
-    product   e = (E_A + γ |A|₊) |B|₊ + |A| E_B           |A|₊ = |A| + E_A
-              S = (S_A + κA²) B² + A² S_B + ⅔ κ v²,  κ = K u²/6, u the accumulator's roundoff
-    sum of k  e = Σ eᵢ + (k − 2) h(Σ |aᵢ|₊) + h(|v| + the rest), in any order; next to a product
-              of K terms γ |aⱼ|₊ and 2κ aⱼ² more, since it may be summed onto the others (addmm)
+    sum of K  e = Σ e + γ Σ |a|₊ on the accumulator, S = Σ S + κ a² + ⅔ κ v²
+    κ = K u²/6 with u the accumulator's roundoff, |a|₊ = |a| + e
     γ is the contract's for K terms, plus K + 2 units of float64 for the computation of v itself.
 Limits:
     Variances are of independent roundings. κ is left out where it is less than a thousandth of
@@ -156,61 +154,6 @@ class Arithmetic:
         if load is None or (bool(np.all(load.holds(a.v))) and a.e is None):
             return a
         return self.rounded(a, load)
-
-    def product(
-        self, a: Enclosure, b: Enclosure, v: np.ndarray, factor: float = 1.0
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(e, S) of a b = factor · v, summed on the accumulator, not stored yet; fresh arrays."""
-        terms = a.base.shape[-1]
-        gamma, inflation = self.gamma(terms), self.inflation(terms)
-        if a.e is None and b.e is None:
-            e = a.size @ b.size
-            e *= self.dtype.type(gamma * inflation)
-        elif a.e is None:
-            e = a.size @ self._widened(b, gamma, inflation)
-        else:
-            e = self._widened(a, gamma, inflation) @ b.upper
-            if b.e is not None:
-                e += (a.size @ b.e) * self.dtype.type(inflation)
-        self.leave_range(e, e / self.dtype.type(gamma) if self.may_leave_range else e, terms)
-        return e, self._product_variance(a, b, v, factor) if self.variance else None
-
-    def _widened(self, a: Enclosure, gamma: float, inflation: float) -> np.ndarray:
-        """E + γ (|A| + E), inflated."""
-        of_size, of_e = (self.dtype.type(t * inflation) for t in (gamma, 1 + gamma))
-        size, e = a.size, np.broadcast_to(np.asarray(a.e), a.size.shape)
-        turned = size.ndim > 1 and not size.flags.c_contiguous and size.mT.flags.c_contiguous
-        if turned:
-            size, e = size.mT, e.mT
-        wide = np.empty(size.shape, self.dtype)
-        from_size, from_e, out = flat(size, size.shape), flat(e, size.shape), wide.reshape(-1)
-        for part in chunks(wide.size):
-            np.multiply(from_size[part], of_size, out=out[part])
-            out[part] += from_e[part] * of_e
-        return wide.mT if turned else wide
-
-    def _product_variance(
-        self, a: Enclosure, b: Enclosure, v: np.ndarray, factor: float
-    ) -> np.ndarray | None:
-        terms = a.base.shape[-1]
-        kappa = self.accumulated_variance(terms)
-        of_a = a.s
-        if kappa:
-            own = a.square * self.dtype.type(kappa)
-            of_a = own if of_a is None else np.add(of_a, own, out=own)
-        s = None if of_a is None else of_a @ b.square
-        if b.s is not None:
-            other = a.square @ b.s
-            s = other if s is None else np.add(s, other, out=s)
-        if kappa and s is not None:
-            s += self.of_partial_sums(v, kappa * factor * factor)
-        if self.may_leave_range:
-            least = self.contract.accumulate.grid.smallest
-            floor = self.dtype.type(terms * least * least / (12 * VARIANCE_UNIT))
-            if s is None:
-                return np.full(v.shape, floor)
-            s += floor
-        return s
 
     def of_partial_sums(self, v: np.ndarray, kappa: float) -> np.ndarray:
         """⅔ κ v²: the roundings of partial sums that grow towards v, of terms of one sign."""

@@ -1,11 +1,9 @@
-"""Nodes of elementwise operations and of sums along an axis.
+"""Nodes of elementwise operations.
 
 Math, with v the result and e_a, e_b the errors of the operands:
     a b        e = |a| e_b + e_a |b|₊
     a / b      e = (e_a + |v| e_b) / (|b| − e_b),  unknown where |b| ≤ e_b
     f(a)       e = the largest |f(a + t) − f(a)| for |t| ≤ e_a, plus the ulps of f itself
-    Σ a        e = Σ e_a + γ Σ |a|₊
-    ‖a‖        e = ‖e_a‖ + (K + 4) u ‖a‖₊, since ‖a + t‖ − ‖a‖ ≤ ‖t‖
     where      the chosen one; where the choice itself is uncertain, what covers both
 Source:
     First-order variances: S = f'(a)² S_a, b² S_a + a² S_b.
@@ -20,10 +18,8 @@ from .chunks import chunks, flat
 from .enclosure import Enclosure, is_power_of_two
 from .nodes import Node
 
-_UNDERFLOW = 2.0**-75  # the root of what a square loses to underflow in float32
 
-
-class _Rounded(Node):
+class Rounded(Node):
     """A node whose enclosure is its own error, then a store, then a factor."""
 
     def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -34,7 +30,7 @@ class _Rounded(Node):
         return self.arithmetic.scaled(self.arithmetic.store(self.value(), *self._error()), c)
 
 
-class _Operation(_Rounded):
+class Operation(Rounded):
     """An operation on operands c_i nodeᵢ, whose value is that on the nodes themselves."""
 
     def __init__(self, shape: tuple[int, ...], factor: float, *operands: tuple[float, Node]):
@@ -64,7 +60,7 @@ class _Operation(_Rounded):
         return arithmetic.union(later, there) if arithmetic.contract.scale.result else there
 
 
-class Times(_Operation):
+class Times(Operation):
     """(c_a a) ∘ (c_b b); the value is that of a ∘ b."""
 
     def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
@@ -85,7 +81,7 @@ class Times(_Operation):
         return e, _cross(a.square, b.s, b.square, a.s, self.shape)
 
 
-class Quotient(_Operation):
+class Quotient(Operation):
     """(c_a a) / (c_b b); the value is that of a / b."""
 
     def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
@@ -103,13 +99,13 @@ class Quotient(_Operation):
         a, b = operands
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.abs(v).astype(self.arithmetic.dtype)
-            e = _total(a.e, _of(size, b.e))
+            e = total_of(a.e, _of(size, b.e))
             if e is not None:
                 least = b.size if b.e is None else b.size - b.e
                 e = np.where(least > 0, e / least, np.inf)
             if not self.arithmetic.variance:
                 return e, None
-            s = _total(a.s, _of(size * size, b.s))
+            s = total_of(a.s, _of(size * size, b.s))
             return e, None if s is None else s / b.square
 
 
@@ -123,7 +119,7 @@ class Function:
     ulps: bool = True  # whether f has an error of its own, the contract's exp_ulps
 
 
-class Applied(_Rounded):
+class Applied(Rounded):
     """f(c_a a); what c_a is rounded to counts."""
 
     def __init__(self, function: Function, a: Node, c_a: float):
@@ -152,76 +148,10 @@ class Applied(_Rounded):
             if a.s is None:
                 return e, own_s
             slope = f.derivative(a.v, v)
-            return e, _total((slope * slope).astype(a.dtype) * a.s, own_s)
+            return e, total_of((slope * slope).astype(a.dtype) * a.s, own_s)
 
     def _roundoff(self) -> float:
         return self.arithmetic.contract.accumulate.roundoff
-
-
-class SumAlong(_Operation):
-    """Σ of c_a a along axes, which are kept with length one or dropped; the value is Σ a."""
-
-    def __init__(self, a: Node, axis: tuple[int, ...], keepdims: bool, c_a: float = 1.0):
-        shape = tuple(
-            1 if i in axis else size for i, size in enumerate(a.shape) if keepdims or i not in axis
-        )
-        super().__init__(shape, abs(c_a), (abs(c_a), a))
-        self.a, self.axis = a, axis
-        self.terms = int(np.prod([a.shape[i] for i in axis]))
-
-    def _evaluate(self) -> np.ndarray:
-        return self.a.value().sum(axis=self.axis).reshape(self.shape)
-
-    def _error_of(
-        self, v: np.ndarray, *operands: Enclosure
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        (a,), arithmetic = operands, self.arithmetic
-        e = arithmetic.summed(a.e, a.upper, self.axis, self.terms).reshape(self.shape)
-        s = None
-        if arithmetic.variance:
-            kappa = arithmetic.accumulated_variance(self.terms)
-            of = _total(a.s, a.square * a.dtype.type(kappa) if kappa else None)
-            s = None if of is None else of.sum(axis=self.axis).reshape(self.shape)
-            if kappa and s is not None:
-                s = s + arithmetic.of_partial_sums(v, kappa)
-        return e, s
-
-
-class Norm(_Operation):
-    """‖c_a a‖ along an axis, kept with length one; the value is ‖a‖."""
-
-    def __init__(self, a: Node, axis: int, c_a: float = 1.0):
-        shape = list(a.shape)
-        shape[axis] = 1
-        super().__init__(tuple(shape), abs(c_a), (abs(c_a), a))
-        self.a, self.axis = a, axis
-
-    def _evaluate(self) -> np.ndarray:
-        return np.sqrt(self._dot(self.a.value(), self.a.value()))
-
-    def _dot(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """⟨a, b⟩ along the axis, without their product in memory."""
-        moved = (np.moveaxis(t, self.axis, -1) for t in (a, b))
-        return np.expand_dims(np.vecdot(*moved), self.axis)
-
-    def _error_of(
-        self, v: np.ndarray, *operands: Enclosure
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        (a,), arithmetic, terms = operands, self.arithmetic, self.a.shape[self.axis]
-        number, size = arithmetic.dtype.type, np.abs(v).astype(arithmetic.dtype)
-        inflation = number(arithmetic.inflation(terms))
-        moved = 0 if a.e is None else np.sqrt(self._dot(a.e, a.e))
-        moved += number(terms**0.5 * _UNDERFLOW)
-        e = (moved + (size + moved) * number(arithmetic.gamma(terms + 2))) * inflation
-        if arithmetic.may_leave_range:
-            grid = arithmetic.contract.accumulate.grid
-            e += number((terms * grid.smallest) ** 0.5)
-            e[(size + e) ** 2 > grid.largest] = np.inf
-        if not arithmetic.variance or a.s is None:
-            return e, None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            s = self._dot(a.square, a.s) / (size * size)
-        return e, np.where(size > 0, s, 0).astype(arithmetic.dtype)
 
 
 class Chosen(Node):
@@ -278,7 +208,7 @@ def _of(size: np.ndarray, e: np.ndarray | None) -> np.ndarray | None:
     return None if e is None else size * e
 
 
-def _total(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+def total_of(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     if a is None or b is None:
         return a if b is None else b
     return a + b

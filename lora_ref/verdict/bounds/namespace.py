@@ -8,9 +8,10 @@ import numpy as np
 from ...arrays import erf as plain_erf
 from .arithmetic import Arithmetic
 from .bounded import Bounded, Doubtful, joined, leaf
-from .elementwise import Applied, Chosen, Function, Norm, SumAlong
+from .elementwise import Applied, Chosen, Function
 from .enclosure import Enclosure
 from .nodes import Either, Node, Pending
+from .reductions import Norm, SumAlong
 from .weights import EXCLUDED, LogWeights, Weights, WeightsAgain
 
 _EXP = Function(np.exp, lambda a, v, e: v * np.expm1(e), lambda a, v: v)

@@ -1,6 +1,8 @@
 """Products of matrices, with the factor on every place where a contract admits it.
 
 Math:
+    e = (E_A + γ |A|₊) |B|₊ + |A| E_B                 |A|₊ = |A| + E_A
+    S = (S_A + κA²) B² + A² S_B + ⅔ κ v²
     c (c_a a) (c_b b): c on the stored result, on a, on b, or where the text has c_a and c_b; the
     largest error and variance of all of these.
 """
@@ -10,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .arithmetic import Arithmetic
+from .chunks import chunks, flat
 from .enclosure import VARIANCE_UNIT, Enclosure, half_ulp, is_power_of_two
 from .nodes import Node
 
@@ -48,7 +52,7 @@ class Product(Node):
             for node, factor in ((self.a, c_a), (self.b, c_b))
         )
         v, inner = self.value(), c_a * c_b
-        e, s = arithmetic.product(a, b, v, inner)
+        e, s = product(arithmetic, a, b, v, inner)
         exact = is_power_of_two(c)
         if c == 1 or (exact and not arithmetic.contract.store.overflows_soon):
             return arithmetic.store(v, *_times(e, s, c), factor=c * inner)
@@ -91,7 +95,7 @@ class Product(Node):
         operands = [self.a.enclosure(c_a), self.b.enclosure(c_b)]
         operands[side] = arithmetic.rounded(operands[side].times(c))
         a, b = (arithmetic.loaded(t) for t in operands)
-        return arithmetic.product(a, b, self.value(), c * c_a * c_b)
+        return product(arithmetic, a, b, self.value(), c * c_a * c_b)
 
     def _scaling(self, operand: Enclosure, c: float) -> np.ndarray:
         """The rounding of an operand that c has been applied to."""
@@ -117,6 +121,65 @@ class Product(Node):
         if not arithmetic.variance:
             return more, None
         return more, a.square @ square if side else square @ b.square
+
+
+def product(
+    arithmetic: Arithmetic, a: Enclosure, b: Enclosure, v: np.ndarray, factor: float = 1.0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(e, S) of a b = factor · v, summed on the accumulator, not stored yet; fresh arrays."""
+    terms = a.base.shape[-1]
+    gamma, inflation = arithmetic.gamma(terms), arithmetic.inflation(terms)
+    if a.e is None and b.e is None:
+        e = a.size @ b.size
+        e *= arithmetic.dtype.type(gamma * inflation)
+    elif a.e is None:
+        e = a.size @ _widened(b, gamma, inflation)
+    else:
+        e = _widened(a, gamma, inflation) @ b.upper
+        if b.e is not None:
+            e += (a.size @ b.e) * arithmetic.dtype.type(inflation)
+    if arithmetic.may_leave_range:
+        arithmetic.leave_range(e, e / arithmetic.dtype.type(gamma), terms)
+    return e, _product_variance(arithmetic, a, b, v, factor) if arithmetic.variance else None
+
+
+def _widened(a: Enclosure, gamma: float, inflation: float) -> np.ndarray:
+    """E + γ (|A| + E), inflated."""
+    of_size, of_e = (a.dtype.type(t * inflation) for t in (gamma, 1 + gamma))
+    size, e = a.size, np.broadcast_to(np.asarray(a.e), a.size.shape)
+    turned = size.ndim > 1 and not size.flags.c_contiguous and size.mT.flags.c_contiguous
+    if turned:
+        size, e = size.mT, e.mT
+    wide = np.empty(size.shape, a.dtype)
+    from_size, from_e, out = flat(size, size.shape), flat(e, size.shape), wide.reshape(-1)
+    for part in chunks(wide.size):
+        np.multiply(from_size[part], of_size, out=out[part])
+        out[part] += from_e[part] * of_e
+    return wide.mT if turned else wide
+
+
+def _product_variance(
+    arithmetic: Arithmetic, a: Enclosure, b: Enclosure, v: np.ndarray, factor: float
+) -> np.ndarray | None:
+    terms = a.base.shape[-1]
+    kappa = arithmetic.accumulated_variance(terms)
+    of_a = a.s
+    if kappa:
+        own = a.square * arithmetic.dtype.type(kappa)
+        of_a = own if of_a is None else np.add(of_a, own, out=own)
+    s = None if of_a is None else of_a @ b.square
+    if b.s is not None:
+        other = a.square @ b.s
+        s = other if s is None else np.add(s, other, out=s)
+    if kappa and s is not None:
+        s += arithmetic.of_partial_sums(v, kappa * factor * factor)
+    if arithmetic.may_leave_range:
+        least = arithmetic.contract.accumulate.grid.smallest
+        floor = arithmetic.dtype.type(terms * least * least / (12 * VARIANCE_UNIT))
+        if s is None:
+            return np.full(v.shape, floor)
+        s += floor
+    return s
 
 
 def _plus(a: np.ndarray | None, b: np.ndarray | None) -> Any:

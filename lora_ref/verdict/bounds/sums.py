@@ -4,11 +4,14 @@ Math:
     e = Σ eᵢ + (k − 2) h(Σ |aᵢ|₊) + h(|v| + the rest), and γ |aⱼ|₊ for each term aⱼ beside a product
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .arithmetic import Arithmetic
+from .chunks import chunks, flat
 from .enclosure import Enclosure, half_ulp
 from .nodes import Node
 from .products import Product
@@ -43,40 +46,73 @@ class Sum(Node):
         if c != 1:
             return self.arithmetic.scaled(self.enclosure(), c)
         parts = [node.enclosure(c) for c, node in self.terms]
-        more_e, more_s = self._accumulated_together(parts)
-        e, s = _added([p.e for p in parts] + more_e), _added([p.s for p in parts] + more_s)
-        if len(parts) > 2:
-            upper = _added([p.upper for p in parts])
-            grid, number = self.arithmetic.contract.store, self.arithmetic.dtype.type
-            upper = np.ascontiguousarray(upper)
-            if len(parts) > 4:  # so many roundings may carry a partial sum into the next binade
-                upper = upper * number(1 + 2 * len(parts) * grid.roundoff)
-            extra = half_ulp(upper, grid)
-            extra *= number(len(parts) - 2)
-            if grid.overflows_soon:
-                extra[upper > grid.largest] = np.inf
-            e = extra if e is None else e + extra
-        e, s = (None if t is None else np.broadcast_to(t, self.shape) for t in (e, s))
-        return self.arithmetic.store(self.value(), e, s)
+        return self.arithmetic.store(self.value(), *self._errors(parts))
 
-    def _accumulated_together(
-        self, parts: Sequence[Enclosure]
-    ) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
-        """What the other terms lose where a product is summed onto them, as addmm does."""
-        arithmetic, number = self.arithmetic, self.arithmetic.dtype.type
+    def _errors(self, parts: Sequence[Enclosure]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(e, S) of the sum before it is stored, in one pass over all terms."""
+        gammas, kappas = self._beside_products()
+        e = s = None
+        if len(parts) > 2 or any(gammas) or any(p.e is not None for p in parts):
+            e = np.empty(self.shape, self.arithmetic.dtype)
+        if any(kappas) or any(p.s is not None for p in parts):
+            s = np.empty(self.shape, self.arithmetic.dtype)
+        given: list[Any] = [flat(t, self.shape) for p in parts for t in (p.size, p.e, p.s)]
+        for part in chunks(math.prod(self.shape)):
+            cut = [None if t is None else t[part] for t in given]
+            terms = list(zip(cut[::3], cut[1::3], cut[2::3], strict=True))
+            if e is not None:
+                self._sum_errors([t[:2] for t in terms], gammas, e.reshape(-1)[part])
+            if s is not None:
+                _sum_variances([t[::2] for t in terms], kappas, s.reshape(-1)[part])
+        return e, s
+
+    def _beside_products(self) -> tuple[list[float], list[float]]:
+        """γ and 2κ of the products that each term may be summed onto, as addmm does."""
+        arithmetic = self.arithmetic
         if not arithmetic.contract.forms.onto:
-            return [], []
+            return [0.0] * len(self.terms), [0.0] * len(self.terms)
         depths = [n.a.shape[-1] if isinstance(n, Product) else 0 for _, n in self.terms]
         gammas = [arithmetic.gamma(k) if k else 0.0 for k in depths]
-        kappas = [2 * arithmetic.accumulated_variance(k) if k else 0.0 for k in depths]
-        e: list[np.ndarray | None] = []
-        s: list[np.ndarray | None] = []
-        for part, gamma, kappa in zip(parts, gammas, kappas, strict=True):
-            if others := sum(gammas) - gamma:
-                e.append(part.upper * number(others))
-            if arithmetic.variance and (others := sum(kappas) - kappa):
-                s.append(part.square * number(others))
-        return e, s
+        kappas = [0.0] * len(depths)
+        if arithmetic.variance:
+            kappas = [2 * arithmetic.accumulated_variance(k) if k else 0.0 for k in depths]
+        return [sum(gammas) - t for t in gammas], [sum(kappas) - t for t in kappas]
+
+    def _sum_errors(
+        self, terms: Sequence[tuple[Any, Any]], gammas: Sequence[float], out: np.ndarray
+    ) -> None:
+        """Σ e + γ |a|₊ + (k − 2) h(Σ |a|₊)."""
+        grid, number = self.arithmetic.contract.store, self.arithmetic.dtype.type
+        total: Any = 0
+        out[...] = 0
+        for (size, e), gamma in zip(terms, gammas, strict=True):
+            upper = size if e is None else size + e
+            if e is not None:
+                out += e
+            if gamma:
+                out += upper * number(gamma)
+            if len(terms) > 2:
+                total = total + upper
+        if len(terms) > 2:
+            if len(terms) > 4:  # so many roundings may carry a partial sum into the next binade
+                total *= number(1 + 2 * len(terms) * grid.roundoff)
+            extra = half_ulp(total, grid)
+            extra *= number(len(terms) - 2)
+            if grid.overflows_soon:
+                extra[total > grid.largest] = np.inf
+            out += extra
+
+
+def _sum_variances(
+    terms: Sequence[tuple[Any, Any]], kappas: Sequence[float], out: np.ndarray
+) -> None:
+    """Σ S + 2κ a²."""
+    out[...] = 0
+    for (size, s), kappa in zip(terms, kappas, strict=True):
+        if s is not None:
+            out += s
+        if kappa:
+            out += size * size * out.dtype.type(kappa)
 
 
 def _remaining(total: np.ndarray, others: Sequence[tuple[float, Node]]) -> np.ndarray:
@@ -87,24 +123,16 @@ def _remaining(total: np.ndarray, others: Sequence[tuple[float, Node]]) -> np.nd
 
 
 def _accumulated(total: np.ndarray, c: float, value: np.ndarray) -> np.ndarray:
+    """total + c value, without an array of c value."""
     if abs(c) == 1:
         return total + value if c == 1 else total - value
-    scaled = c * value
-    if scaled.shape == total.shape:
-        return np.add(total, scaled, out=scaled)
-    return total + scaled
-
-
-def _added(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Their sum; one that stands alone is returned as it is."""
-    present = [t for t in arrays if t is not None]
-    if len(present) < 2:
-        return present[0] if present else None
-    total = np.empty(np.broadcast_shapes(*(t.shape for t in present)), present[0].dtype)
-    np.add(present[0], present[1], out=total)
-    for t in present[2:]:
-        total += t
-    return total
+    shape = np.broadcast_shapes(total.shape, value.shape)
+    found = np.empty(shape)
+    given, to = [flat(t, shape) for t in (total, value)], found.reshape(-1)
+    for part in chunks(found.size):
+        np.multiply(given[1][part], c, out=to[part])
+        to[part] += given[0][part]
+    return found
 
 
 def _scaled(value: np.ndarray, c: float) -> np.ndarray:

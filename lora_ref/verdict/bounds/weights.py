@@ -34,17 +34,14 @@ _LOST = 60.0  # logits that may be off by so much say nothing about the weights
 
 
 class Logits:
-    """z with what is masked left out, row by row: weights p, x = e^d − 1 and p x."""
+    """z with what is masked left out, row by row: weights p and their e, x = e^d − 1 and p x."""
 
     def __init__(
         self, z: Enclosure, keep: np.ndarray | None, arithmetic: Arithmetic, additive: bool = False
     ):
         self.arithmetic, self.s, shape = arithmetic, z.s, z.v.shape
-        self.v, self.keep = z.v, keep
-        self.p, self.px = np.empty(shape), np.empty(shape, arithmetic.dtype)
-        self.e = np.empty(shape, arithmetic.dtype)
-        self.shifted = np.empty(shape)
-        self.size_p = np.empty(shape, arithmetic.dtype)
+        self.p, self.shifted = np.empty(shape), np.empty(shape, arithmetic.dtype)
+        self.size_p, self.px, self.e = (np.empty(shape, arithmetic.dtype) for _ in range(3))
         row = (*shape[:-1], 1)
         self.top, self.total = np.empty(row), np.empty(row)
         e = np.zeros((), arithmetic.dtype) if z.e is None else z.e
@@ -53,16 +50,16 @@ class Logits:
         made = (self.shifted, self.p, self.size_p, self.px, self.e, self.top, self.total)
         outs = [_matrix(t) for t in made] if self.p.size else []
         for part in row_chunks(len(outs[0]) if outs else 0, shape[-1]):
-            v_, e_, keep_ = (_part(t, part) for t in given)
+            v_, e_, keep_ = (None if t is None else t[part] for t in given)
             self._weights(v_, keep_, *(outs[i][part] for i in (0, 1, 2, 5, 6)))
             if keep_ is not None:  # what is added to inf leaves NaN
                 counts = keep_ | np.isinf(e_) if additive else keep_
                 e_ = np.where(counts, e_, e_.dtype.type(0))
             d = self.relative(outs[0][part], e_)
-            _interval(outs[2][part], d, outs[3][part], outs[4][part])
+            self._interval(outs[2][part], d, outs[3][part], outs[4][part])
         if arithmetic.variance and arithmetic.functions_show:
-            own = arithmetic.function_variance(1 + np.abs(np.maximum(self.shifted, -_UNDERFLOW)))
-            self.s = own.astype(arithmetic.dtype) + (0 if self.s is None else self.s)
+            own = arithmetic.function_variance(1 - self.shifted)
+            self.s = own if self.s is None else own + self.s
 
     def _weights(
         self,
@@ -78,8 +75,9 @@ class Logits:
             v = np.where(keep, v, -np.inf)
         np.max(v, axis=-1, keepdims=True, out=top)
         top[top == -np.inf] = 0.0
-        np.subtract(v, top, out=shifted)
-        np.exp(shifted, out=p)
+        np.subtract(v, top, out=p)
+        np.maximum(p, -_UNDERFLOW, out=shifted, casting="same_kind")
+        np.exp(p, out=p)
         np.sum(p, axis=-1, keepdims=True, out=total)
         total[total == 0] = 1.0
         p /= total
@@ -89,12 +87,18 @@ class Logits:
         """d: the most that each exp(z − max z) may be off, as an exponent."""
         contract, number = self.arithmetic.contract, self.arithmetic.dtype.type
         u = contract.accumulate.roundoff
-        d = np.maximum(shifted, -_UNDERFLOW).astype(self.arithmetic.dtype)
-        d *= number(-2 * u)
+        d = shifted * number(-2 * u)
         d += e * number(1 + 2 * u)
         top = e.max(axis=-1, keepdims=True, initial=0)
         d += number(2 * u) * top + number(2 * contract.exp_ulps * u)
         return d
+
+    def _interval(self, p: np.ndarray, d: np.ndarray, px: np.ndarray, e: np.ndarray) -> None:
+        """p x, and the e of what an accumulator makes of the weights."""
+        _interval(p, d, px, e)
+        number = self.arithmetic.dtype.type
+        e += p * number(self.arithmetic.gamma(p.shape[-1] + 2))
+        e += (p > 0) * number(_SMALLEST_EXP)
 
 
 class Weights(Node):
@@ -116,14 +120,9 @@ class Weights(Node):
         return self.logits().p
 
     def _enclose(self, c: float) -> Enclosure:
-        arithmetic, logits = self.arithmetic, self.logits()
-        e = logits.size_p * arithmetic.dtype.type(arithmetic.gamma(self.shape[-1] + 2))
-        e += logits.e
-        e[logits.p > 0] += arithmetic.dtype.type(_SMALLEST_EXP)
-        s = None
-        if arithmetic.variance:
-            s = _variance(logits.size_p, logits.s)
-        return _stored(self, e, s, c)
+        logits = self.logits()
+        s = _variance(logits.size_p, logits.s) if self.arithmetic.variance else None
+        return _stored(self, logits.e, s, c)
 
 
 class WeightsAgain(Node):
@@ -145,9 +144,13 @@ class WeightsAgain(Node):
             log_total = np.abs(logits.top + np.log(logits.total))
             t = grown + u * (3 * log_total + np.abs(logits.top) + 2 * self.shape[-1] + 8)
             T = np.expm1(t).astype(self.arithmetic.dtype)
-            e = logits.px * (1 + T)
-            e += logits.size_p * T
-            e[np.isnan(e)] = np.inf
+            e = np.empty_like(logits.px)
+            given = [_matrix(t) for t in (logits.size_p, logits.px, T, e)] if e.size else []
+            for part in row_chunks(len(given[0]) if given else 0, self.shape[-1]):
+                p_, px_, T_, e_ = (t[part] for t in given)
+                np.multiply(px_, 1 + T_, out=e_)
+                e_ += p_ * T_
+                e_[np.isnan(e_)] = np.inf
         return _stored(self.weights, e, self._variance(logits, log_total), c)
 
     def _variance(self, logits: Logits, log_total: np.ndarray) -> np.ndarray | None:
@@ -184,7 +187,8 @@ class LogWeights(Node):
         return self._logits
 
     def _evaluate(self) -> np.ndarray:
-        return self.logits().shifted - np.log(self.logits().total)
+        logits = self.logits()
+        return self.z.enclosure(self.c).v - logits.top - np.log(logits.total)
 
     def _enclose(self, c: float) -> Enclosure:
         arithmetic, logits = self.arithmetic, self.logits()
@@ -229,10 +233,6 @@ def _interval(p: np.ndarray, d: np.ndarray, px: np.ndarray, e: np.ndarray) -> No
 
 def _matrix(t: np.ndarray) -> np.ndarray:
     return t.reshape(-1, t.shape[-1])
-
-
-def _part(t: Any, part: slice) -> Any:
-    return None if t is None else t[part]
 
 
 def _rows(t: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
