@@ -130,10 +130,21 @@ def modules_after(statement):
 
 @pytest.mark.parametrize(
     "statement",
-    ["import lora_ref", "import lora_ref.adapters, lora_ref.layers", "import lora_ref.testing"],
+    [
+        "import lora_ref",
+        "import lora_ref.adapters, lora_ref.layers",
+        "import lora_ref.testing",
+        "import lora_ref.verdict",
+        "import lora_ref.verify",
+    ],
 )
 def test_an_import_loads_numpy_and_nothing_heavy(statement):
     assert modules_after(statement) & set.union(*HEAVY) == set()
+
+
+def test_the_verdict_loads_what_is_asked_for_and_not_before():
+    assert "ml_dtypes" not in modules_after("import lora_ref.verdict")
+    assert "ml_dtypes" in modules_after("from lora_ref.verdict import judge")
 
 
 def test_the_pytest_plugin_loads_pytest_and_neither_numpy_nor_hypothesis():

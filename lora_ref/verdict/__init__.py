@@ -8,36 +8,76 @@
 error-bounded reading of a kernel), `emulated` (its low-precision reading), `judge` (the verdict),
 `matched_filter` and `mistakes` (which bug), `audit` (does it do what it claims), `power` (what
 these inputs could not have shown), `exact` (tests that need no tolerance).
+
+Each name is imported when it is first asked for: `lora_ref.verify` needs no more than the bounds.
 """
 
-from .audit import Departure, audit
-from .bounds import Bounds, bounds
-from .choices import Choices
-from .contract import (
-    BFLOAT16_CONTRACT,
-    BFLOAT16_FLOAT32_INTERMEDIATES,
-    FLOAT8_E4M3_CONTRACT,
-    FLOAT8_E5M2_CONTRACT,
-    FLOAT16_CONTRACT,
-    FLOAT16_FLOAT32_INTERMEDIATES,
-    FLOAT32_CONTRACT,
-    MERGED_BFLOAT16,
-    MERGED_FLOAT16,
-    MERGED_FLOAT32,
-    PRESETS,
-    TF32_CONTRACT,
-    Accumulator,
-    Contract,
-    Forms,
-    ScaleSites,
-)
-from .emulated import emulate
-from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
-from .judge import judge
-from .message import message
-from .oracle import Mistake, Oracle
-from .oracles import attention, dora_linear, lora_linear, lora_merged, oracle_of
-from .orders import AnyOrder, Blocked, Pairwise, Probable
+import importlib
+import sys
+import types
+import typing
+
+if typing.TYPE_CHECKING:
+    from .audit import Departure, audit
+    from .bounds import Bounds, bounds
+    from .choices import Choices
+    from .contract import (
+        BFLOAT16_CONTRACT,
+        BFLOAT16_FLOAT32_INTERMEDIATES,
+        FLOAT8_E4M3_CONTRACT,
+        FLOAT8_E5M2_CONTRACT,
+        FLOAT16_CONTRACT,
+        FLOAT16_FLOAT32_INTERMEDIATES,
+        FLOAT32_CONTRACT,
+        MERGED_BFLOAT16,
+        MERGED_FLOAT16,
+        MERGED_FLOAT32,
+        PRESETS,
+        TF32_CONTRACT,
+        Accumulator,
+        Contract,
+        Forms,
+        ScaleSites,
+    )
+    from .emulated import emulate
+    from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
+    from .judge import judge
+    from .message import message
+    from .oracle import Mistake, Oracle
+    from .oracles import attention, dora_linear, lora_linear, lora_merged, oracle_of
+    from .orders import AnyOrder, Blocked, Pairwise, Probable
+
+_HOMES = {
+    "audit": ("Departure", "audit"),
+    "bounds": ("Bounds", "bounds"),
+    "choices": ("Choices",),
+    "contract": (
+        "BFLOAT16_CONTRACT",
+        "BFLOAT16_FLOAT32_INTERMEDIATES",
+        "FLOAT8_E4M3_CONTRACT",
+        "FLOAT8_E5M2_CONTRACT",
+        "FLOAT16_CONTRACT",
+        "FLOAT16_FLOAT32_INTERMEDIATES",
+        "FLOAT32_CONTRACT",
+        "MERGED_BFLOAT16",
+        "MERGED_FLOAT16",
+        "MERGED_FLOAT32",
+        "PRESETS",
+        "TF32_CONTRACT",
+        "Accumulator",
+        "Contract",
+        "Forms",
+        "ScaleSites",
+    ),
+    "emulated": ("emulate",),
+    "findings": ("Diagnosis", "Finding", "Gain", "Outcome", "State", "Status"),
+    "judge": ("judge",),
+    "message": ("message",),
+    "oracle": ("Mistake", "Oracle"),
+    "oracles": ("attention", "dora_linear", "lora_linear", "lora_merged", "oracle_of"),
+    "orders": ("AnyOrder", "Blocked", "Pairwise", "Probable"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BFLOAT16_CONTRACT",
@@ -82,3 +122,27 @@ __all__ = [
     "message",
     "oracle_of",
 ]
+
+
+class _Lazy(types.ModuleType):
+    """The module, whose functions keep their names from the files that are called the same.
+
+    Importing `judge.py` would set the attribute `judge` to that file; it is the function of it.
+    """
+
+    def __setattr__(self, name: str, value: typing.Any) -> None:
+        if not (name in _HOME_OF and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    raise AttributeError(f"module 'lora_ref.verdict' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+sys.modules[__name__].__class__ = _Lazy

@@ -56,9 +56,29 @@ def _factor(e: np.ndarray, v: np.ndarray) -> str:
 
 
 def _shown(factor: float) -> str:
-    """With as many digits as tell the factor from 1."""
+    """With as many digits as tell the factor from 1, and no exponent if it is a large one.
+
+    >>> _shown(1.00234), _shown(1024.2), _shown(0.0441)
+    ('1.00234', '1,024', '0.0441')
+    """
+    if 1000 <= abs(factor) < 1e9:
+        return f"{factor:,.0f}"
     digits = 3 if abs(factor - 1) > 0.01 else 6
     return f"{factor:.{digits}g}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with two digits or three and no exponent; 100 % is all and no less.
+
+    >>> [percent(share) for share in (0.0031, 0.12, 0.9941, 0.9999, 1.0, 1e-6)]
+    ['0.31 %', '12 %', '99.4 %', '99.9 %', '100 %', 'less than 0.01 %']
+    """
+    value = 100 * share
+    if 0 < value < 0.01:
+        return "less than 0.01 %"
+    if 99 < value < 100:
+        return f"{min(value, 99.9):.1f} %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
 def _sign(e: np.ndarray) -> str:

@@ -8,7 +8,9 @@ Math:
     distance of the outputs from an emulation: the root mean square of (actual − emulated) / σ,
     over all outputs that both have, σ² the variance of the claimed contract; of several choices
     that a contract leaves open the nearest counts. A departure is reported if its distance is
-    below HALF that of the claimed contract, and below LARGEST.
+    below HALF that of the claimed contract, and below LARGEST. Departures whose emulations, each
+    the nearest of its contract, are within √INDISTINCT σ of the nearest departure's, all elements
+    together, are not told apart by these inputs: they are named together.
     A 16-bit accumulator leaves random errors instead, for the order of additions is not known:
     there the outputs must be within the bounds of its own contract, and the rms z of each of them
     between LEAST and LARGEST in it (a split sum rounds less than the model), beyond LARGEST in the
@@ -19,7 +21,7 @@ Limits:
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +35,7 @@ from .oracle import Oracle
 from .statistics import LARGEST_RMS, statistics
 
 HALF, LARGEST, LEAST = 0.5, 1.5, 0.15
+INDISTINCT = 16.0  # of χ²: four standard deviations
 FOURTEEN_BITS = Grid("14 bits", 14, -126, 2.0**127, True)  # Hopper's float8 tensor cores
 _CHOICES = (
     Choices(),
@@ -48,7 +51,10 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Departure:
-    """What an implementation does instead, and how near its outputs come to that."""
+    """What an implementation does instead, and how near its outputs come to that.
+
+    `says` has all that these inputs do not tell apart, and `contract` is that of the first.
+    """
 
     says: str
     contract: Contract
@@ -71,15 +77,47 @@ def audit(
     """
     found = found or bounds(oracle, contract)
     sigma = {n: np.sqrt(b.s) for n, b in found.items() if n in actual}
-    claimed = _nearest(actual, oracle, contract, sigma)
-    departures = [
-        Departure(says, other, _nearest(actual, oracle, other, sigma), claimed)
-        for says, other in _less(contract, oracle)
-    ]
-    near = [d for d in departures if d.distance < min(LARGEST, HALF * claimed)]
+    _, claimed = _nearest(actual, oracle, contract, sigma)
+    near = []
+    for says, other in _less(contract, oracle):
+        emulated, distance = _nearest(actual, oracle, other, sigma)
+        if distance < min(LARGEST, HALF * claimed):
+            near.append((emulated, Departure(says, other, distance, claimed)))
     if not near:
-        near = list(_accumulators(actual, oracle, contract, found))
-    return tuple(sorted(near, key=lambda d: d.distance))
+        return tuple(_accumulators(actual, oracle, contract, found))
+    return tuple(_told_apart(sorted(near, key=lambda t: t[1].distance), sigma))
+
+
+def _told_apart(near: list[tuple[Outputs, Departure]], sigma: Outputs) -> Iterator[Departure]:
+    """The departures, nearest first; those of which the inputs say the same as one."""
+    while near:
+        outputs, first = near[0]
+        same: list[tuple[Outputs, Departure]] = []
+        others: list[tuple[Outputs, Departure]] = []
+        for t in near:
+            (same if _alike(outputs, t[0], sigma) else others).append(t)
+        near = others
+        yield replace(first, says=_together([d.says for _, d in same]))
+
+
+def _alike(a: Outputs, b: Outputs, sigma: Outputs) -> bool:
+    if any(np.any(np.isfinite(a[n]) != np.isfinite(b[n])) for n in sigma):
+        return False
+    return _squares(a, b, sigma)[0] < INDISTINCT
+
+
+def _together(said: list[str]) -> str:
+    """Several departures in one phrase, what they begin with once.
+
+    >>> _together(["operands loaded as tf32", "operands loaded as float16"])
+    'operands loaded as tf32 or float16 (these inputs do not tell them apart)'
+    """
+    if len(said) == 1:
+        return said[0]
+    first, *others = said
+    start = first[: first.rfind(" ") + 1]
+    rest = [text.removeprefix(start) for text in others]
+    return f"{' or '.join([first, *rest])} (these inputs do not tell them apart)"
 
 
 def _less(contract: Contract, oracle: Oracle) -> Iterator[tuple[str, Contract]]:
@@ -97,23 +135,29 @@ def _less(contract: Contract, oracle: Oracle) -> Iterator[tuple[str, Contract]]:
         yield says, contract.relax(forms=Forms(factored=False, merged=True))
 
 
-def _nearest(actual: Outputs, oracle: Oracle, contract: Contract, sigma: Outputs) -> float:
-    """The distance from the nearest of the choices that the contract leaves open."""
-    distances = []
+def _nearest(
+    actual: Outputs, oracle: Oracle, contract: Contract, sigma: Outputs
+) -> tuple[Outputs, float]:
+    """The nearest emulation with the choices that the contract leaves open, and its distance."""
+    nearest: tuple[Outputs, float] = ({}, float("inf"))
     for emulated in honest_outputs(oracle, contract, _CHOICES):
-        distances.append(_distance(actual, emulated, sigma))
-    return min(distances, default=float("inf"))
+        squares, count = _squares(actual, emulated, sigma)
+        distance = (squares / count) ** 0.5 if count else 0.0
+        if distance < nearest[1]:
+            nearest = (emulated, distance)
+    return nearest
 
 
-def _distance(actual: Outputs, emulated: Outputs, sigma: Outputs) -> float:
+def _squares(a: Outputs, b: Outputs, sigma: Outputs) -> tuple[float, int]:
+    """Σ ((a − b) / σ)² over the elements that both have, and their number."""
     total, count = 0.0, 0
     with np.errstate(invalid="ignore", divide="ignore"):
         for name, s in sigma.items():
-            z = (actual[name] - emulated[name]) / s
+            z = (a[name] - b[name]) / s
             known = np.isfinite(z) & (s > 0)
             total += float(np.sum(z[known] ** 2))
             count += int(np.count_nonzero(known))
-    return (total / count) ** 0.5 if count else 0.0
+    return total, count
 
 
 def _accumulators(

@@ -31,7 +31,8 @@ class State(StrEnum):
     UNDECIDABLE = "UNDECIDABLE"
 
 
-DISTURBED = ("another error hides it", "not this mistake as it is known")
+LOST = "most elements that could show it are NaN or infinite"
+DISTURBED = ("another error hides it", "not this mistake as it is known", LOST)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Diagnosis:
 
     `error` is the standard deviation of `share`; `signal` is how many standard deviations the
     whole mistake would stand out by. Below 8 nothing is decided: these inputs at this precision
-    cannot show it. `reason` says why nothing is decided, or what else is to be known.
+    cannot show it. `reason` says why nothing is decided, or what else is to be known. `outputs`
+    are the names of those that the mistake changes.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Diagnosis:
     error: float
     signal: float
     reason: str = ""
+    outputs: tuple[str, ...] = ()
 
     @property
     def is_blind(self) -> bool:
@@ -59,11 +62,12 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Gain:
-    """A path and its strength in the outputs, 1 if right, with a standard deviation."""
+    """A path and its strength in the `outputs` that it is in, 1 if right, with its error."""
 
     name: str
     value: float
     error: float
+    outputs: tuple[str, ...] = ()
 
     def is_off(self, slack: float = 2.0**-8) -> bool:
         """Whether it is not 1, beyond its error and what rounding the factor itself can do."""

@@ -29,6 +29,7 @@ from .mistakes.names import NOT_APPLIED
 from .oracle import Oracle, is_real
 from .path_gains import path_gains
 from .statistics import Statistics, statistics
+from .view import view
 
 
 def judge(
@@ -62,9 +63,20 @@ def judge(
     if not (known_mistakes and oracle.mistakes):
         return Outcome(contract, tuple(findings))
     values = {n: t.values for n, t in given.items()}
-    variances = {n: np.where(np.isfinite(found[n].e), found[n].s, np.nan) for n in given}
-    diagnoses = diagnose(values, oracle, contract, variances)
-    gains = path_gains(values, oracle, contract, variances)
+    return _diagnosed(findings, values, oracle, contract, found)
+
+
+def _diagnosed(
+    findings: list[Finding],
+    values: Mapping[str, np.ndarray],
+    oracle: Oracle,
+    contract: Contract,
+    found: Mapping[str, Bounds],
+) -> Outcome:
+    """The outcome with what known mistakes, path gains and other contracts say of it."""
+    variances = {n: np.where(np.isfinite(found[n].e), found[n].s, np.nan) for n in values}
+    seen = view(oracle, contract, variances, values)
+    diagnoses, gains = diagnose(seen), path_gains(seen)
     if not any(f.status is Status.BUG for f in findings):
         findings = [_with_mistakes(f, diagnoses, gains) for f in findings]
     odd = any(f.status in (Status.BUG, Status.SUSPECT) for f in findings)
@@ -145,14 +157,28 @@ def _status(
             f"{lost:,} NaN or infinite where the contract has no reason" if lost else "",
         )
     if unknown.any():
-        count = int(np.count_nonzero(unknown))
-        return Status.UNDECIDABLE, f"{count:,} elements may overflow {contract.store.name}, legally"
+        return Status.UNDECIDABLE, _unbounded(v[unknown], contract)
     with np.errstate(over="ignore"):
         if np.array_equal(contract.output.round(v * 1.0), y):
             return Status.EXACT, "every element is the correctly rounded value"
     if np.all(np.abs(v) <= e) and np.any(v != 0):
         return Status.UNDECIDABLE, "cancellation: rounding may be as large as every element"
     return Status.ROUNDING, ""
+
+
+def _unbounded(v: np.ndarray, contract: Contract) -> str:
+    """Why the contract admits any value for elements whose references are v."""
+    count = f"{v.size:,} element{'s' if v.size != 1 else ''}"
+    if not np.isfinite(v).any():
+        return f"the reference of {count} is itself not finite"
+    if np.all(np.isfinite(v) & (np.abs(v) + contract.output.ulp(v) / 2 > contract.output.largest)):
+        return f"{count} may overflow {contract.output.name}, legally"
+    grids = (contract.load, contract.store, contract.accumulate.grid, contract.output)
+    first = min((g for g in grids if g is not None), key=lambda g: g.largest)
+    return (
+        f"{count} without a bound: an intermediate may overflow {first.name}, legally, "
+        f"or a divisor or the argument of a logarithm may be zero"
+    )
 
 
 def _with_worst(
@@ -185,10 +211,13 @@ def _with_mistakes(
     found: Finding, diagnoses: tuple[Diagnosis, ...], gains: tuple[Gain, ...]
 ) -> Finding:
     """Within the bounds, but a known mistake fits; or the inputs cannot show the update."""
-    present = [d.name for d in diagnoses if d.state is State.PRESENT]
-    off = [str(g) for g in gains if g.is_off()]
-    if present or off:
-        text = f"within its bounds, but fits: {'; '.join(present)}" if present else "; ".join(off)
+    present = [d for d in diagnoses if d.state is State.PRESENT]
+    fits = [d.name for d in present if found.name in d.outputs]
+    explained = {n for d in present for n in d.outputs}  # so is a gain that has one of these
+    off = [g for g in gains if g.is_off() and found.name in g.outputs]
+    odd = [str(g) for g in off if explained.isdisjoint(g.outputs)]
+    if fits or odd:
+        text = f"within its bounds, but fits: {'; '.join(fits)}" if fits else "; ".join(odd)
         return replace(found, status=Status.SUSPECT, reason=text)
     unseen = any(d.name == NOT_APPLIED and d.state is State.UNDECIDABLE for d in diagnoses)
     if unseen and found.name == "y" and found.status in (Status.EXACT, Status.ROUNDING):

@@ -7,7 +7,7 @@ Limits:
 
 import numpy as np
 
-from .amounts import amount
+from .amounts import amount, percent
 from .patterns import Pattern, band, box, line_counts, run, tiles
 from .places import AxisName, axis_names, describe
 
@@ -125,7 +125,7 @@ def _unexplained(bad: np.ndarray, count: int, names: tuple[AxisName, ...], other
     share = count / bad.size
     word = "nearly everywhere" if share > 0.9 else "widespread" if share > 0.2 else "scattered"
     return (
-        f"{besides}{word}: {count:,} of {bad.size:,} elements ({100 * share:.2g} %) "
+        f"{besides}{word}: {count:,} of {bad.size:,} elements ({percent(share)}) "
         f"in no pattern, first at {listed}"
     )
 

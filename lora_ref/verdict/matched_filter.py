@@ -39,67 +39,31 @@ Source:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 
-from .contract import Contract
-from .findings import Diagnosis, State
-from .honest import Honest, honest_kernels, mutated, noises_of
-from .noise import Arrays, Noises
-from .oracle import Mistake, Oracle
+from .findings import LOST, Diagnosis, State
+from .oracle import Mistake
 from .residual import WHOLE, Residual
-from .sample import in_parts, sample_of
-from .signature import Signature, signatures
+from .signature import Signature
+from .view import View
 
 LEAST_SIGNAL = 8.0
 LARGEST_SHARE = 0.15  # that may be missing of a mistake, or too much
 INDISTINCT = 16.0  # of χ²: four standard deviations
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
-    """The outputs, in all rows or in some, with what is known of honest kernels there."""
-
-    oracle: Oracle
-    noises: Noises
-    honest: Honest
-    part: float = 1.0
-
-    def signatures(self, mistake: Mistake) -> tuple[Signature, ...]:
-        outputs = mutated(mistake, self.oracle)
-        return tuple(signatures(mistake, outputs, self.noises, self.honest))
-
-    @property
-    def errors(self) -> Residual:
-        return Residual({n: noise.z for n, noise in self.noises.items()}, self.noises)
+def diagnose(view: View) -> tuple[Diagnosis, ...]:
+    """What the outputs say of each mistake of the oracle: those present first."""
+    few, mistakes = view.sampled(), view.oracle.mistakes
+    if few is not None:
+        said = _decided(few, mistakes, few.errors)
+        if len(said) == len(mistakes):
+            return tuple(said.values())
+    return _diagnosed(view, few)
 
 
-def diagnose(
-    actual: Arrays, oracle: Oracle, contract: Contract, variance: Arrays
-) -> tuple[Diagnosis, ...]:
-    """What the outputs say of each mistake of the oracle: those present first.
-
-    `actual` and `variance` are by the name of the output, in float64; outputs that are not in both
-    do not count. `variance` is that of an honest result under the contract.
-    """
-    oracle = in_parts(oracle)
-    sample = sample_of(oracle)
-    if sample is None:
-        return _diagnosed(_view(oracle, actual, contract, variance), None)
-    few = _view(sample.oracle, sample.of(actual), contract, sample.of(variance), sample.part)
-    if len(said := _decided(few, oracle.mistakes, few.errors)) == len(oracle.mistakes):
-        return tuple(said.values())
-    return _diagnosed(_view(oracle, actual, contract, variance), few)
-
-
-def _view(
-    oracle: Oracle, actual: Arrays, contract: Contract, variance: Arrays, part: float = 1.0
-) -> _View:
-    noises = noises_of(oracle, contract, variance, actual)
-    return _View(oracle, noises, honest_kernels(oracle, contract, noises), part)
-
-
-def _diagnosed(view: _View, few: _View | None) -> tuple[Diagnosis, ...]:
+def _diagnosed(view: View, few: View | None) -> tuple[Diagnosis, ...]:
     """The mistakes that are there, and what is known of the others without them."""
     left, errors = view.oracle.mistakes, view.errors
     some = few.errors if few else errors
@@ -115,10 +79,10 @@ def _diagnosed(view: _View, few: _View | None) -> tuple[Diagnosis, ...]:
         left = tuple(m for m in left if m.name not in settled)
         if few:
             same = few.signatures(chosen[0].mistake)
-            some = some.without(next(s for s in same if s.where == chosen[0].where))
+            some = some.without(next((s for s in same if s.where == chosen[0].where), same[0]))
 
 
-def _decided(few: _View, mistakes: tuple[Mistake, ...], errors: Residual) -> dict[str, Diagnosis]:
+def _decided(few: View, mistakes: tuple[Mistake, ...], errors: Residual) -> dict[str, Diagnosis]:
     """What a sample says of each mistake that is not there, whatever the other rows are."""
     found: dict[str, Diagnosis] = {}
     for mistake in mistakes:
@@ -143,7 +107,7 @@ def _is_out(s: Signature, errors: Residual, part: float) -> bool:
 
 
 def _scan(
-    mistakes: Sequence[Mistake], view: _View, errors: Residual
+    mistakes: Sequence[Mistake], view: View, errors: Residual
 ) -> tuple[list[Diagnosis], list[Signature]]:
     """What an error says of each mistake, and which ones explain it best.
 
@@ -229,14 +193,17 @@ def _present(chosen: Sequence[Signature], errors: Residual) -> Diagnosis:
     name = " or ".join(s.name for s in chosen)
     formula = " or ".join(dict.fromkeys(s.mistake.formula for s in chosen))
     said = _diagnosis(first, State.PRESENT, first.share(errors.finite), 1.0, "")
-    return replace(said, name=name, formula=formula)
+    outputs = tuple(n for n in errors.z if any(n in s.changes for s in chosen))
+    return replace(said, name=name, formula=formula, outputs=outputs)
 
 
 def _absent(s: Signature, errors: Residual) -> Diagnosis:
     """EXCLUDED, or why not."""
     misfit, share = errors.misfit(s.D), s.share(errors.finite)
     reason = why_undecidable(s)
-    if not reason and not s.signal / misfit >= LEAST_SIGNAL:
+    if reason and s.mutant.is_lost:
+        reason = f"{reason}: {LOST}"
+    elif not reason and not s.signal / misfit >= LEAST_SIGNAL:
         reason = "another error hides it"
     elif not reason and abs(share) >= 0.5:
         reason = f"{share:.3g} of it is there: not this mistake as it is known"
@@ -246,4 +213,5 @@ def _absent(s: Signature, errors: Residual) -> Diagnosis:
 
 def _diagnosis(s: Signature, state: State, share: float, misfit: float, reason: str) -> Diagnosis:
     error = misfit / s.signal if s.signal else float("inf")
-    return Diagnosis(s.mistake.name, s.mistake.formula, state, share, error, s.signal, reason)
+    name, formula = s.mistake.name, s.mistake.formula
+    return Diagnosis(name, formula, state, share, error, s.signal, reason, s.changes)

@@ -7,8 +7,8 @@ Math:
     number; ρ >= 1 is how much larger the actual output is (ratio of medians), and κ in [1, 64] the
     median of σ √3 / h: what is wrong and large has the roundings of what is large.
 Limits:
-    An element is left out where the reference or its variance is not finite; so is one that
-    `decidable` excludes. An element that is not finite but should be has z = inf.
+    An element is left out where the reference, its variance or the actual number is not finite;
+    `lost` counts those where only the last is not.
 """
 
 from collections.abc import Mapping
@@ -32,6 +32,7 @@ class Noise:
     reference: np.ndarray
     weight: np.ndarray
     z: np.ndarray
+    lost: int = 0
 
     def in_sigma(self, t: np.ndarray) -> np.ndarray:
         """t / σ, zero where σ is not known."""
@@ -67,10 +68,13 @@ def noise_of(
     """The noise of one output; without an actual one, that of a correct one."""
     if actual is None:
         return Noise(grid, reference, _weight(reference, variance, grid, reference), reference * 0)
-    weight = _weight(reference, variance, grid, actual)
+    weight, finite = _weight(reference, variance, grid, actual), np.isfinite(actual)
+    lost = 0 if finite.all() else int(np.count_nonzero((weight > 0) & ~finite))
+    if lost:
+        weight = np.where(finite, weight, 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
         z = np.where(weight > 0, (actual - reference) * weight, 0.0)
-    return Noise(grid, reference, weight, np.where(np.isfinite(z), z, np.inf))
+    return Noise(grid, reference, weight, np.where(np.isfinite(z), z, np.inf), lost)
 
 
 def _weight(v: np.ndarray, variance: np.ndarray, grid: Grid, actual: np.ndarray) -> np.ndarray:

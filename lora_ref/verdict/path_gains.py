@@ -21,37 +21,35 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Contract
 from .findings import Gain
-from .honest import honest_kernels, noises_of
 from .mistakes.mutation import changed, reference, value_of
 from .noise import Arrays, Noise
 from .oracle import Oracle
-from .sample import in_parts
+from .signature import UNCHANGED
+from .view import View
 
 FEW_CLUSTERS = 4
 Directions = dict[str, dict[str, np.ndarray]]
 
 
-def path_gains(
-    actual: Arrays, oracle: Oracle, contract: Contract, variance: Arrays
-) -> tuple[Gain, ...]:
+def path_gains(view: View) -> tuple[Gain, ...]:
     """The gains of the base, the update and the bias; nothing for what is no LoRA layer."""
-    oracle = in_parts(oracle)
-    noises = noises_of(oracle, contract, variance, actual)
-    paths = {p: d for p, d in _directions(oracle, noises).items() if _size(d)}
+    noises = view.noises
+    paths = {p: d for p, d in _directions(view.oracle, noises).items() if _size(d)}
     if not paths:
         return ()
     z = {n: np.where(np.isfinite(noise.z), noise.z, 0.0) for n, noise in noises.items()}
     inverse = np.linalg.pinv(_gram(paths))
     off = inverse @ _along(paths, z)
-    honest = honest_kernels(oracle, contract, noises)
-    leans = [inverse @ _along(paths, h) for h in honest.right_errors]
+    leans = [inverse @ _along(paths, h) for h in view.honest.right_errors]
     lean = np.max(np.abs(leans), axis=0)
     error = _errors(paths, z, off, inverse, noises)
     swamped = lean > np.maximum(0.05, 3 * np.sqrt(np.diag(inverse)))
     error = np.where(swamped, np.inf, error)
-    return tuple(Gain(p, 1 + float(o), float(e)) for p, o, e in zip(paths, off, error, strict=True))
+    return tuple(
+        Gain(p, 1 + float(o), float(e), tuple(n for n, t in d.items() if _size({n: t}) > UNCHANGED))
+        for (p, d), o, e in zip(paths.items(), off, error, strict=True)
+    )
 
 
 def _directions(oracle: Oracle, noises: Mapping[str, Noise]) -> Directions:

@@ -16,12 +16,11 @@ import numpy as np
 
 from .contract import Contract
 from .grids import FLOAT32, Grid
-from .honest import honest_kernels, mutated, noises_of
 from .matched_filter import LEAST_SIGNAL, why_undecidable
-from .noise import Arrays, Noises
+from .noise import Arrays
 from .oracle import Oracle
-from .sample import in_parts
-from .signature import Signature, signatures
+from .signature import Signature
+from .view import view
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,9 @@ class Power:
 
 def power(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[Power, ...]:
     """One for each mistake that the kernel can have, from reference and variance alone."""
-    oracle = in_parts(oracle)
-    noises = noises_of(oracle, contract, variance)
-    honest = honest_kernels(oracle, contract, noises)
-    found = []
-    for mistake in oracle.mistakes:
-        outputs = mutated(mistake, oracle)
-        for s in signatures(mistake, outputs, noises, honest):
-            if not s.where:
-                found.append(_power(s, outputs or {}, noises))
-    return tuple(found)
+    seen = view(oracle, contract, variance)
+    found = (s for mistake in seen.oracle.mistakes for s in seen.signatures(mistake))
+    return tuple(_power(s) for s in found if not s.where)
 
 
 def blind_spots(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[str, ...]:
@@ -64,22 +56,22 @@ def blind_spots(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[s
     return tuple(str(p) for p in found if not p.is_decidable)
 
 
-def _power(s: Signature, outputs: Arrays, noises: Noises) -> Power:
-    effect = _effect(s, outputs, noises)
+def _power(s: Signature) -> Power:
+    effect = _effect(s)
     reason = why_undecidable(s)
     if not reason:
         return Power(s.mistake.name, s.signal, effect)
-    grid = min((noises[n].grid for n in s.D), key=lambda g: g.precision)
+    grid = min((s.mutant.noises[n].grid for n in s.D), key=lambda g: g.precision)
     if s.signal > 0:
         reason = f"{reason}: it changes {_list(s.D)} by {effect:.2g} of the norm at {grid.name}"
     return Power(s.mistake.name, s.signal, effect, reason, _advice(s, grid))
 
 
-def _effect(s: Signature, outputs: Arrays, noises: Noises) -> float:
+def _effect(s: Signature) -> float:
     """The largest relative change of an output, in the norm."""
-    sizes = [0.0]
+    sizes, outputs = [0.0], s.mutant.outputs
     for n in s.D:
-        right = noises[n].reference
+        right = s.mutant.noises[n].reference
         size = float(np.linalg.norm(right))
         if size > 0 and np.isfinite(size):
             sizes.append(float(np.linalg.norm(outputs[n] - right)) / size)

@@ -36,7 +36,7 @@ PRECISELY = 4096.0  # times what is left: no other bug is that near, however lar
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """Errors z by output. What is not finite but should be is inf."""
+    """Errors z by output; what float64 does not hold is inf."""
 
     z: Arrays
     noises: Noises
@@ -49,9 +49,11 @@ class Residual:
 
     @cached_property
     def is_rounding(self) -> dict[str, bool]:
-        """Whether an output's error may be nothing but rounding."""
-        largest = LARGEST_OF_SUMS
-        return {n: _is_rounding(t, self.noises[n].known, largest) for n, t in self.z.items()}
+        """Whether an output's error may be nothing but rounding; not if most of it is lost."""
+        return {
+            n: noise.lost <= noise.known and _is_rounding(self.z[n], noise.known, LARGEST_OF_SUMS)
+            for n, noise in self.noises.items()
+        }
 
     def misfit(self, names: Collection[str]) -> float:
         """f: the root mean square z of these outputs, at least 1."""

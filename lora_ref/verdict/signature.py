@@ -30,6 +30,7 @@ from .oracle import Mistake
 SHARES = 8  # elements that the signal is spread over at least, if the mistake changes so many
 LEAST_DIFFERING = 3
 FORWARD, BACKWARD = ", in the forward alone", ", in the gradients alone"
+UNCHANGED = 1e-6  # Σ D² of an output that float64's own roundings may leave
 FIRST = 64  # elements that are rounded before the others
 
 
@@ -46,6 +47,12 @@ class Mutant:
     def errors(self) -> tuple[Arrays, ...]:
         """In σ."""
         return tuple(self.honest.errors(self.outputs)) if self.honest else ()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether most elements of its outputs are left out because they are NaN or infinite."""
+        noises = [self.noises[n] for n in self.outputs]
+        return sum(noise.lost for noise in noises) > sum(noise.known for noise in noises)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +73,11 @@ class Signature:
     @property
     def name(self) -> str:
         return f"{self.mistake.name}{self.where}"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The outputs that the mistake changes."""
+        return tuple(n for n, d in self.D.items() if _dot(d, d) > UNCHANGED)
 
     def share(self, z: Arrays) -> float:
         """β of an error z, in units of σ; of the finite ones, as every z here is to be."""
@@ -135,7 +147,7 @@ def signatures(
     mutant = Mutant(mistake, {n: mutated[n] for n in noises if n in mutated}, noises, honest)
     D = {n: noises[n].in_sigma(t - noises[n].reference) for n, t in mutant.outputs.items()}
     sizes = {n: (_dot(d, d), _most(d)) for n, d in D.items()}
-    changed = {n: d for n, d in D.items() if sizes[n][0] > 0}
+    changed = {n: d for n, d in D.items() if sizes[n][0] > UNCHANGED}
     yield _signature(mutant, changed or D, "", sizes)
     if "y" in changed and len(changed) > 1:
         rest = {n: d for n, d in changed.items() if n != "y"}

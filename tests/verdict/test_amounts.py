@@ -21,6 +21,7 @@ def mask_of(shape, *index):
         (0.95 * VALUES, "there the values are 0.95 times the expected ones"),
         (1.001 * VALUES, "there the values are 1.001 times the expected ones"),
         (2 * VALUES, "there the values are 2 times the expected ones"),
+        (2048 * VALUES, "there the values are 2,048 times the expected ones"),
         (-VALUES, "there the values have the opposite sign"),
         (0 * VALUES, "there the values are exactly 0"),
         (VALUES + 0.1 + 0.01 * VALUES**2, "there all values are too large"),

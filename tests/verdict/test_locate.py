@@ -222,6 +222,18 @@ def test_random_elements_are_no_pattern(seed, shape, density, word):
         assert sentence.startswith(f"{word}: {int(mask.sum()):,} of {mask.size:,} elements")
 
 
+@pytest.mark.parametrize(
+    ("density", "shown"),
+    [(3e-4, "0.0"), (0.01, "1 %"), (0.5, "50 %"), (0.97, "97 %"), (0.9985, "99.9 %")],
+)
+def test_a_share_reads_as_a_percentage_and_has_no_exponent(density, shown):
+    mask = np.random.default_rng(1).random((300, 300)) < density
+    (sentence,) = located(mask)
+    assert f"({shown}" in sentence
+    assert "e+" not in sentence
+    assert "e-" not in sentence
+
+
 @given(hnp.arrays(bool, SHAPES, elements=st.booleans()))
 def test_any_mask_of_any_shape_gives_at_most_three_sentences_and_some_if_any_is_wrong(mask):
     sentences = located(mask)

@@ -20,6 +20,7 @@ from lora_ref.verdict.mistakes.mutation import changed
 from lora_ref.verdict.oracles import lora_linear, lora_merged
 from lora_ref.verdict.path_gains import path_gains
 from lora_ref.verdict.power import blind_spots, power
+from lora_ref.verdict.view import view
 
 CONTRACTS = {BFLOAT16: BFLOAT16_FLOAT32_INTERMEDIATES, FLOAT32: FLOAT32_CONTRACT}
 KINDS = ("linear", "square", "merged", "dora", "dora square", "attention", "cross", "rotary")
@@ -29,7 +30,7 @@ def judged(oracle, outputs, grid, contract: Contract | None = None, seed=1):
     """The diagnoses of `outputs` after honest rounding."""
     actual = as_rounded(outputs, grid, np.random.default_rng(seed))
     variance = half_ulp_variance(oracle, grid)
-    return diagnose(actual, oracle, contract or CONTRACTS[grid], variance)
+    return diagnose(view(oracle, contract or CONTRACTS[grid], variance, actual))
 
 
 def present(diagnoses):
@@ -125,7 +126,7 @@ def test_a_merge_that_eats_the_update_is_not_called_unadapted():
     oracle = lora_merged(W, A, B, scale=1.0)
     right = {"y": BFLOAT16.round(oracle.reference()["y"])}
     variance = half_ulp_variance(oracle, BFLOAT16, rest=0.0)
-    diagnoses = diagnose(right, oracle, BFLOAT16_CONTRACT, variance)
+    diagnoses = diagnose(view(oracle, BFLOAT16_CONTRACT, variance, right))
     found = next(d for d in diagnoses if d.name == names.NOT_APPLIED)
     assert found.signal > 8
     assert found.share > 0.85
@@ -143,7 +144,7 @@ def test_a_layer_over_a_merged_weight_that_ate_the_update_is_not_called_unadapte
     actual = {"y": BFLOAT16.round(BFLOAT16.round(x) @ merged.T)}
     contract = BFLOAT16_CONTRACT.relax(forms=Forms(merged=True))
     variance = half_ulp_variance(oracle, BFLOAT16)
-    assert not present(diagnose(actual, oracle, contract, variance))
+    assert not present(diagnose(view(oracle, contract, variance, actual)))
 
 
 def test_exact_elements_count_but_do_not_decide_alone():
@@ -154,7 +155,7 @@ def test_exact_elements_count_but_do_not_decide_alone():
         (changed(oracle, scale=0.0), ["not applied"]),
     ):
         actual = {n: FLOAT32.round(t * 1.0) for n, t in (oracle.reference() | outputs).items()}
-        assert present(diagnose(actual, oracle, FLOAT32_CONTRACT, variance)) == expected
+        assert present(diagnose(view(oracle, FLOAT32_CONTRACT, variance, actual))) == expected
 
 
 @pytest.mark.parametrize("path", ["update", "base", "bias"])
@@ -168,7 +169,7 @@ def test_a_path_that_is_one_percent_off_shows_in_its_gain(path):
     rng, variance = np.random.default_rng(5), half_ulp_variance(oracle, BFLOAT16)
     for outputs, expected in ((changed(oracle, **weaker), {path}), (oracle.reference(), set())):
         actual = as_rounded(outputs, BFLOAT16, rng)
-        gains = path_gains(actual, oracle, CONTRACTS[BFLOAT16], variance)
+        gains = path_gains(view(oracle, CONTRACTS[BFLOAT16], variance, actual))
         assert {g.name for g in gains if g.is_off()} == expected
 
 
@@ -217,7 +218,7 @@ def test_a_pytorch_kernel_in_bfloat16_is_diagnosed_with_its_gradients(factor, na
     actual = {n: v.double().numpy() for n, v in actual.items()}
     found = bounds(oracle, BFLOAT16_CONTRACT)
     variance = {n: np.asarray(f.s, dtype=np.float64) for n, f in found.items()}
-    assert present(diagnose(actual, oracle, BFLOAT16_CONTRACT, variance)) == named
+    assert present(diagnose(view(oracle, BFLOAT16_CONTRACT, variance, actual))) == named
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.6, 0.8, 1.0, 1.4, 2.0])
@@ -231,7 +232,7 @@ def test_y_alone_names_nothing_where_the_update_is_below_an_ulp(factor):
     base = BFLOAT16.round(BFLOAT16.round(x @ W.T) + b)
     actual = {"y": BFLOAT16.round(base + update)}
     variance = half_ulp_variance(forward, BFLOAT16)
-    diagnoses = {d.name: d for d in diagnose(actual, forward, BFLOAT16_CONTRACT, variance)}
+    diagnoses = {d.name: d for d in diagnose(view(forward, BFLOAT16_CONTRACT, variance, actual))}
     assert not present(diagnoses.values())
     assert diagnoses[names.NOT_APPLIED].state is State.UNDECIDABLE
     assert "swamped" in diagnoses[names.NOT_APPLIED].reason

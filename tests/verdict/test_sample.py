@@ -12,13 +12,14 @@ from lora_ref.verdict.mistakes import names
 from lora_ref.verdict.mistakes.mutation import changed
 from lora_ref.verdict.oracles import lora_linear
 from lora_ref.verdict.sample import in_parts, sample_of
+from lora_ref.verdict.view import view
 
 
 def judged(oracle, outputs):
     """The diagnoses of `outputs` after honest rounding."""
     actual = as_rounded(outputs, BFLOAT16, np.random.default_rng(1))
     variance = half_ulp_variance(oracle, BFLOAT16)
-    return diagnose(actual, oracle, BFLOAT16_FLOAT32_INTERMEDIATES, variance)
+    return diagnose(view(oracle, BFLOAT16_FLOAT32_INTERMEDIATES, variance, actual))
 
 
 def present(diagnoses):
@@ -54,7 +55,7 @@ def test_a_layer_in_its_parts_is_the_kernel_for_all_tokens_and_for_some():
 def test_a_sample_of_the_tokens_excludes_what_all_of_them_exclude(update, monkeypatch):
     oracle = wide_case(update=update)
     sampled = judged(oracle, oracle.reference())
-    monkeypatch.setattr("lora_ref.verdict.matched_filter.sample_of", lambda oracle: None)
+    monkeypatch.setattr("lora_ref.verdict.view.sample_of", lambda oracle: None)
     full = judged(oracle, oracle.reference())
     assert [(d.name, d.state) for d in sampled] == [(d.name, d.state) for d in full]
     signals = {d.name: d.signal for d in full}
