@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from lora_ref.verdict.bounds import bounds, bounds_of
 from lora_ref.verdict.bounds.products import Product
 from lora_ref.verdict.contract import (
     BFLOAT16_CONTRACT,
+    FLOAT8_E4M3_CONTRACT,
+    FLOAT8_E5M2_CONTRACT,
     FLOAT16_CONTRACT,
     FLOAT32_CONTRACT,
     ScaleSites,
@@ -52,6 +55,28 @@ def test_a_factor_never_moves_upstream_of_a_stored_value(rng):
     most = np.maximum(on_result, np.maximum(on_u, on_B))
     bound = bounded(lambda xp, x, A, B: s * ((x @ A.T) @ B.T), contract, x, A, B)
     assert_is(bound.e, stored(s * u @ B.T, most, contract))
+
+
+def doubled_product(a, b, c, before):
+    """c a b with the factor applied to a, or to the product."""
+    return ((c * a) @ b if before else c * (a @ b)), None
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["on a", "on the product"])
+@pytest.mark.parametrize(("c", "size"), [(2.0, 0.75), (2.0**-4, 2.0**-8)])
+@pytest.mark.parametrize("contract", [FLOAT8_E5M2_CONTRACT, FLOAT8_E4M3_CONTRACT])
+def test_a_power_of_two_may_bring_an_operand_to_the_ends_of_the_grid_it_is_loaded_on(
+    contract, c, size, before, rng
+):
+    """bfloat16 holds c a exactly; float8, which the product takes it in, need not."""
+    top = contract.load.largest if c > 1 else 1.0
+    a = contract.inputs.round(size * top * rng.uniform(0.5, 1, (5, 7)))
+    b = contract.inputs.round(rng.standard_normal((7, 3)))
+    oracle = Oracle(partial(doubled_product, c=c, before=before), {"a": a, "b": b})
+    (bound,) = bounds(oracle, contract).values()
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        written_first = contract.output.round(contract.load.round(c * a) @ b)
+    assert np.all((abs(written_first - bound.v) <= bound.e) | (bound.e == np.inf))
 
 
 def test_a_sum_of_two_rounds_at_its_value_and_not_at_the_sum_of_sizes(rng):

@@ -35,14 +35,21 @@ class Product(Node):
         return self.a.value() @ self.b.value()
 
     def _enclose(self, c: float) -> Enclosure:
-        sites, store = self.arithmetic.contract.scale, self.arithmetic.contract.store
+        sites = self.arithmetic.contract.scale
         exact = is_power_of_two(self.c_a) and is_power_of_two(self.c_b)
-        if self.c_a == self.c_b == 1 or (exact and (sites.operand or not store.overflows_soon)):
+        same = sites.operand and 1 in (self.c_a, self.c_b)
+        if self.c_a == self.c_b == 1 or (exact and (same or not self._may_leave_range)):
             return self._anywhere(c, 1.0, 1.0)
         found = self._anywhere(c / (self.c_a * self.c_b), self.c_a, self.c_b)
         if not (sites.operand or sites.result):
             return found
         return self.arithmetic.union(found, self._anywhere(c, 1.0, 1.0))
+
+    @property
+    def _may_leave_range(self) -> bool:
+        """Whether a power of two may cost something, on the way to a product or from it."""
+        contract = self.arithmetic.contract
+        return any(grid.overflows_soon for grid in (contract.store, contract.load) if grid)
 
     def _anywhere(self, c: float, c_a: float, c_b: float) -> Enclosure:
         """c (c_a a) (c_b b) with c on the result, or on either operand."""
@@ -54,7 +61,7 @@ class Product(Node):
         v, inner = self.value(), c_a * c_b
         e, s = product(arithmetic, a, b, v, inner)
         exact = is_power_of_two(c)
-        if c == 1 or (exact and not arithmetic.contract.store.overflows_soon):
+        if c == 1 or (exact and not self._may_leave_range):
             return arithmetic.store(v, *_times(e, s, c), factor=c * inner)
         stored = arithmetic.store(v, e, s, factor=inner)
         of_e, of_s = self._in_place(e, c), self._in_place(s, c * c)
@@ -64,6 +71,9 @@ class Product(Node):
                 if arithmetic.contract.scale.operand and self._scaling(operand, c).any():
                     more, more_s = self._on(side, a, b, c)
                     more, more_s = more + of_e, _plus(more_s, of_s)
+                    found.append(arithmetic.store(v, more, more_s, factor=c * inner))
+                if arithmetic.contract.scale.operand and self._leaves_load(operand, c):
+                    more, more_s = self._loaded_on(side, c, c_a, c_b)
                     found.append(arithmetic.store(v, more, more_s, factor=c * inner))
             return arithmetic.union(*found)
         most, most_s, size = (
@@ -93,9 +103,18 @@ class Product(Node):
         """(e, S) with c on one operand, which is stored, and loaded then: perhaps a binade up."""
         arithmetic = self.arithmetic
         operands = [self.a.enclosure(c_a), self.b.enclosure(c_b)]
-        operands[side] = arithmetic.rounded(operands[side].times(c))
+        operands[side] = arithmetic.scaled(operands[side], c)
         a, b = (arithmetic.loaded(t) for t in operands)
         return product(arithmetic, a, b, self.value(), c * c_a * c_b)
+
+    def _leaves_load(self, operand: Enclosure, c: float) -> bool:
+        """Whether c times an operand is where the grid of a product's inputs ends."""
+        grid = self.arithmetic.contract.load
+        if grid is None or not grid.overflows_soon:
+            return False
+        upper = operand.upper * self.arithmetic.dtype.type(c)
+        ends = (upper > grid.largest) | ((upper > 0) & (upper < 2.0**grid.emin))
+        return bool(ends.any())
 
     def _scaling(self, operand: Enclosure, c: float) -> np.ndarray:
         """The rounding of an operand that c has been applied to."""

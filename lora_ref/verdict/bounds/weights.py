@@ -50,7 +50,8 @@ class Logits:
         made = (self.shifted, self.p, self.size_p, self.px, self.e, self.top, self.total)
         outs = [_matrix(t) for t in made] if self.p.size else []
         for part in row_chunks(len(outs[0]) if outs else 0, shape[-1]):
-            v_, e_, keep_ = (None if t is None else t[part] for t in given)
+            v_, e_, keep_ = given[0][part], given[1][part], given[2]
+            keep_ = None if keep_ is None else keep_[part]
             self._weights(v_, keep_, *(outs[i][part] for i in (0, 1, 2, 5, 6)))
             if keep_ is not None:  # what is added to inf leaves NaN
                 counts = keep_ | np.isinf(e_) if additive else keep_
