@@ -154,6 +154,28 @@ def either(xp: Any, *alternatives: Callable[[], Array]) -> Array:
     return own(*alternatives) if own else alternatives[0]()
 
 
+def inverse(M: Array) -> Array:
+    """M⁻¹ of the last two axes, for M whose symmetric part is positive definite.
+
+    A reading, which has operators and no linear algebra, eliminates row by row. Such an M needs no
+    pivots: its leading blocks are of the same kind, so none of them is singular.
+    """
+    xp = namespace(M)
+    if not hasattr(xp, "is_reading"):
+        return xp.linalg.inv(M)
+    size = M.shape[-1]
+    one = xp.eye(size, dtype=M.dtype)
+    zeros = xp.zeros(M.shape, dtype=M.dtype)
+    wide = xp.concat([M, zeros + one], axis=-1)
+    rows = [wide[..., i, :] for i in range(size)]
+    for i in range(size):
+        pivot = rows[i] / rows[i][..., i : i + 1]
+        rows = [
+            pivot if k == i else row - row[..., i : i + 1] * pivot for k, row in enumerate(rows)
+        ]
+    return xp.stack([row[..., size:] for row in rows], axis=-2)
+
+
 def own_function(xp: Any, name: str) -> Callable[..., Any] | None:
     """The `name` of a reading, None for a library of ordinary arrays.
 

@@ -12,9 +12,16 @@ from lora_ref.adapters import ADAPTERS, Adapter
 from lora_ref.layers import LAYERS
 from lora_ref.testing.layer_examples import LAYER_EXAMPLES
 
-PACKAGES = ("lora_ref", "lora_ref.layers", "lora_ref.adapters", "lora_ref.testing")
+PACKAGES = (
+    "lora_ref",
+    "lora_ref.layers",
+    "lora_ref.adapters",
+    "lora_ref.adapters.generators",
+    "lora_ref.testing",
+)
 SECTIONS = ("Math:", "Shapes:", "Source:")
-ABSTRACT = {"lora_ref.adapters.base"}  # states the protocol and no formula
+# Those that state a protocol and no formula.
+ABSTRACT = {"lora_ref.adapters.base", "lora_ref.adapters.generators.base"}
 
 
 def modules_of(package):
@@ -42,6 +49,9 @@ def every_module():
 
 LAYER_MODULES = modules_of("lora_ref.layers")
 ADAPTER_MODULES = [m for m in modules_of("lora_ref.adapters") if m.__name__ not in ABSTRACT]
+GENERATOR_MODULES = [
+    m for m in modules_of("lora_ref.adapters.generators") if m.__name__ not in ABSTRACT
+]
 
 
 def test_every_final_adapter_is_in_the_registry():
@@ -99,7 +109,9 @@ def test_every_module_function_and_class_has_a_docstring(name):
     assert bare == []
 
 
-@pytest.mark.parametrize("module", LAYER_MODULES + ADAPTER_MODULES, ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", LAYER_MODULES + ADAPTER_MODULES + GENERATOR_MODULES, ids=lambda m: m.__name__
+)
 def test_every_layer_and_adapter_states_its_mathematics_its_shapes_and_its_source(module):
     assert [s for s in SECTIONS if f"\n{s}\n" not in module.__doc__] == []
 

@@ -1,14 +1,31 @@
 """Trees: their leaves in order, maps over them, and copies that share what they do not replace."""
 
 from collections import namedtuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from lora_ref.adapters import LoRA
-from lora_ref.trees import children, leaves, tree_map, with_leaves, zeros_like
+from lora_ref.trees import (
+    FROZEN,
+    children,
+    leaves,
+    map_arrays,
+    tree_map,
+    with_leaves,
+    zeros_like,
+)
 
 Pair = namedtuple("Pair", "left right")
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """One array that is trained, and one that is not."""
+
+    d: np.ndarray
+    basis: np.ndarray = field(metadata=FROZEN)
 
 
 @pytest.fixture
@@ -45,6 +62,26 @@ def test_a_map_of_several_trees_takes_the_leaves_of_one_place(lora):
     step = tree_map(lambda p, g: p - 0.1 * g, lora, with_leaves(lora, A=lora.A * 2))
     assert np.allclose(step.A, 0.8 * lora.A, rtol=1e-15)
     assert np.allclose(step.B, 0.9 * lora.B, rtol=1e-15)
+
+
+def test_a_frozen_array_is_no_leaf_and_no_map_of_leaves_reaches_it():
+    tree = {"q": [Held(np.ones(2), np.ones(3))]}
+    assert [path for path, _ in leaves(tree)] == ["q.0.d"]
+    assert [*children(tree["q"][0])] == ["d"]
+    stepped = tree_map(lambda a, b: a - b, tree, tree)
+    assert stepped["q"][0].basis is tree["q"][0].basis
+    assert not np.any(stepped["q"][0].d)
+
+
+def test_a_map_of_arrays_reaches_what_is_frozen():
+    tree = {"q": Pair(Held(np.ones(2), np.ones(3)), [np.ones(1), None])}
+    mapped = map_arrays(np.negative, tree)["q"]
+    assert type(mapped) is Pair
+    assert np.array_equal(mapped.left.d, -np.ones(2))
+    assert np.array_equal(mapped.left.basis, -np.ones(3))
+    assert np.array_equal(mapped.right[0], -np.ones(1))
+    assert mapped.right[1] is None
+    assert map_arrays(np.negative, np.ones(1)) == -1
 
 
 @pytest.mark.parametrize("other", [{"A": 1.0}, {"A": 1.0, "B": 2.0, "C": 3.0}, None, ()])

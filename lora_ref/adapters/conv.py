@@ -97,15 +97,25 @@ class ConvLoRA(Adapter):
         """y = conv(x, W) + s conv(conv(x, A), B)."""
         self._check(W)
         base, base_backward = convolution(x, W, geometry=self.geometry)
+        update, update_backward = self.update(x)
+
+        def backward(dy):
+            dx, dadapter = update_backward(dy)
+            return base_backward(dy)[0] + dx, dadapter
+
+        return base + update, backward
+
+    def update(self, x: Array) -> tuple[Array, Backward]:
+        """s conv(conv(x, A), B), what `apply` adds, and backward: dy -> (dx, dθ)."""
         u, A_backward = convolution(x, self.A, geometry=self.geometry)
         v, B_backward = convolution(u, self.B, geometry=self.geometry.pointwise())
 
         def backward(dy):
             du, dB = B_backward(self.scale * dy)
             dx, dA = A_backward(du)
-            return base_backward(dy)[0] + dx, with_leaves(self, A=dA, B=dB)
+            return dx, with_leaves(self, A=dA, B=dB)
 
-        return base + self.scale * v, backward
+        return self.scale * v, backward
 
     def layer(self, x: Array, W: Array) -> tuple[Array, Backward]:
         """The convolution of this geometry."""

@@ -67,15 +67,18 @@ class EmbeddingLoRA(Adapter):
     @shapes(x="int(v) ...", W="v d")
     def apply(self, x: Array, W: Array) -> tuple[Array, Backward]:
         """y = E[ids] + s A[:, ids]ᵀ Bᵀ, for ids = x and the table E = W."""
+        update, update_backward = self.update(x)
+        return embedding(x, W)[0] + update, lambda dy: (None, update_backward(dy))
+
+    def update(self, ids: Array) -> tuple[Array, Backward]:
+        """s A[:, ids]ᵀ Bᵀ, what `apply` adds, and backward: dy -> dθ."""
         B, s = self.B, self.scale
-        U, U_backward = embedding(x, self.A.T)  # (..., r)
-        y = embedding(x, W)[0] + s * (U @ B.T)
+        U, U_backward = embedding(ids, self.A.T)  # (..., r)
 
         def backward(dy):
-            dA = U_backward(s * (dy @ B)).T
-            return None, with_leaves(self, A=dA, B=s * outer_sum(dy, U))
+            return with_leaves(self, A=U_backward(s * (dy @ B)).T, B=s * outer_sum(dy, U))
 
-        return y, backward
+        return s * (U @ B.T), backward
 
     def layer(self, x: Array, W: Array) -> tuple[Array, Backward]:
         """y = E[ids]."""

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -100,8 +101,36 @@ def assembled(
     )
 
 
+class Written(Protocol):
+    """The bytes of a configuration."""
+
+    @property
+    def text(self) -> bytes:
+        """The whole file."""
+
+
+class Writable(Protocol):
+    """An adapter of any method, with all that its two files hold."""
+
+    @property
+    def config(self) -> Written:
+        """The settings."""
+
+    @property
+    def stored(self) -> Mapping[str, np.ndarray]:
+        """Every key with its values."""
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The tensors in the order of the file."""
+
+    @property
+    def header(self) -> bytes | None:
+        """The header as it was read, or None."""
+
+
 def write_adapter(
-    directory: str | os.PathLike[str], adapter: PeftAdapter, overwrite: bool = False
+    directory: str | os.PathLike[str], adapter: Writable, overwrite: bool = False
 ) -> None:
     """Write `adapter` as the new directory `directory`, which is there whole or not at all.
 

@@ -16,20 +16,30 @@ Source:  PEFT 0.21.2, tuners/lora/config.py, LoraConfig; tuners/lora/model.py,
 """
 
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..adapters.lora import scaling, stabilised_scaling
+from .config_fields import (
+    CONFIG_NAME,
+    Field,
+    all_of,
+    each_of,
+    field_value,
+    is_alpha,
+    is_flag,
+    is_index,
+    is_rank,
+    is_text,
+    matching_key,
+)
 from .errors import CheckpointError, refusal, shown
-from .patterns import compiled, first_match
+from .patterns import compiled
 from .strict_json import parse_object, read_file
-
-CONFIG_NAME = "adapter_config.json"
 
 _OTHER_MAPS = {
     "use_dora": "DoRA's magnitude",
@@ -93,17 +103,17 @@ class LoraConfig:
 
         Where PEFT converted them on saving to those of the plain base, the file says true instead.
         """
-        return _is_text(self.init_lora_weights) and bool(
+        return is_text(self.init_lora_weights) and bool(
             _BASE_CHANGING.fullmatch(str(self.init_lora_weights))
         )
 
     def rank(self, path: str) -> int:
         """The rank of the module `path`; of a targeted parameter, its module's path and name."""
-        return self.rank_pattern.get(_key(self.rank_pattern, path), self.r)
+        return self.rank_pattern.get(matching_key(self.rank_pattern, path), self.r)
 
     def alpha(self, path: str) -> float:
         """The alpha of the module `path`."""
-        return self.alpha_pattern.get(_key(self.alpha_pattern, path), self.lora_alpha)
+        return self.alpha_pattern.get(matching_key(self.alpha_pattern, path), self.lora_alpha)
 
     def scale(self, path: str) -> float:
         """The scale s of the module `path`."""
@@ -112,91 +122,44 @@ class LoraConfig:
 
     def rank_source(self, path: str) -> str:
         """Where the rank of `path` is written, for messages."""
-        key = _key(self.rank_pattern, path)
+        key = matching_key(self.rank_pattern, path)
         return f"rank_pattern {shown(key)}" if key in self.rank_pattern else "r"
 
 
-def _key(patterns, path):
-    # PEFT falls back on the path itself, which finds a key that is no expression for itself.
-    try:
-        return first_match(tuple(patterns), path) or path
-    except CheckpointError as error:
-        raise refusal(CONFIG_NAME, f"rank_pattern or alpha_pattern: {error}") from None
-
-
-def _is_text(value):
-    return isinstance(value, str)
-
-
-def _is_flag(value):
-    return isinstance(value, bool)
-
-
-def _is_rank(value):
-    return type(value) is int and 1 <= value < 2**31
-
-
-def _is_alpha(value):
-    try:
-        return type(value) in (int, float) and math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def _is_index(value):
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _all(check):
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _each(check):
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
-
-
 def _is_tokens(value):
-    return _all(_is_index)(value) or _each(_all(_is_index))(value)
+    return all_of(is_index)(value) or each_of(all_of(is_index))(value)
 
 
 def _is_layers(value):
-    return _all(_all(_is_index))(value) and all(len(pair) == 2 for pair in value)
+    return all_of(all_of(is_index))(value) and all(len(pair) == 2 for pair in value)
 
 
 def _is_initial(value):
-    return _is_flag(value) or (_is_text(value) and _INITIAL.fullmatch(value) is not None)
-
-
-@dataclass(frozen=True)
-class _Field:
-    default: Any
-    check: Callable[[Any], bool]
-    need: str
-    nullable: bool = False
+    return is_flag(value) or (is_text(value) and _INITIAL.fullmatch(value) is not None)
 
 
 _FIELDS = {
-    "r": _Field(8, _is_rank, "a rank, an integer of at least 1"),
-    "lora_alpha": _Field(8, _is_alpha, "a finite number"),
-    "use_rslora": _Field(False, _is_flag, "true or false"),
-    "rank_pattern": _Field({}, _each(_is_rank), "an object of ranks of at least 1", True),
-    "alpha_pattern": _Field({}, _each(_is_alpha), "an object of finite numbers", True),
-    "fan_in_fan_out": _Field(False, _is_flag, "true or false"),
-    "bias": _Field("none", ("none", "all", "lora_only").__contains__, "none, all or lora_only"),
-    "lora_bias": _Field(False, _is_flag, "true or false"),
-    "modules_to_save": _Field([], _all(_is_text), "a list of names", True),
-    "target_modules": _Field(
-        None, lambda value: _is_text(value) or _all(_is_text)(value), "a name or a list", True
+    "r": Field(8, is_rank, "a rank, an integer of at least 1"),
+    "lora_alpha": Field(8, is_alpha, "a finite number"),
+    "use_rslora": Field(False, is_flag, "true or false"),
+    "rank_pattern": Field({}, each_of(is_rank), "an object of ranks of at least 1", True),
+    "alpha_pattern": Field({}, each_of(is_alpha), "an object of finite numbers", True),
+    "fan_in_fan_out": Field(False, is_flag, "true or false"),
+    "bias": Field("none", ("none", "all", "lora_only").__contains__, "none, all or lora_only"),
+    "lora_bias": Field(False, is_flag, "true or false"),
+    "modules_to_save": Field([], all_of(is_text), "a list of names", True),
+    "target_modules": Field(
+        None, lambda value: is_text(value) or all_of(is_text)(value), "a name or a list", True
     ),
-    "target_parameters": _Field([], _all(_is_text), "a list of names", True),
-    "trainable_token_indices": _Field(
+    "target_parameters": Field([], all_of(is_text), "a list of names", True),
+    "trainable_token_indices": Field(
         None, _is_tokens, "a list of rows (integers of at least 0) or an object of such lists", True
     ),
-    "layer_replication": _Field([], _is_layers, "a list of pairs of layers", True),
-    "init_lora_weights": _Field(
+    "layer_replication": Field([], _is_layers, "a list of pairs of layers", True),
+    "init_lora_weights": Field(
         True, _is_initial, f"true, false or one of {_INITIAL.pattern.replace('|', ', ')}", True
     ),
-    "base_model_name_or_path": _Field(None, _is_text, "a name", True),
+    "base_model_name_or_path": Field(None, is_text, "a name", True),
 }
 
 
@@ -208,7 +171,7 @@ def _checked(raw, text, path):
         if raw.get(name) not in (None, False, []):
             problem = f"{name} asks for {what}, which is not LoRA's W + s B A"
             raise refusal(path, f"{problem}: must be unset, got {shown(raw[name])}")
-    values = {name: _value(raw, name, known, path) for name, known in _FIELDS.items()}
+    values = {name: field_value(raw, name, known, path) for name, known in _FIELDS.items()}
     for name in ("rank_pattern", "alpha_pattern"):
         for pattern in values[name]:
             try:
@@ -216,21 +179,3 @@ def _checked(raw, text, path):
             except CheckpointError as error:
                 raise refusal(path, f"{name}: {error}") from None
     return LoraConfig(**values, raw=raw, text=text)
-
-
-def _value(raw, name, known, path):
-    value = raw.get(name, known.default)
-    if value is None and known.nullable:
-        # No initialisation is PEFT's meaning of null there; elsewhere null is the default.
-        return False if name == "init_lora_weights" else _frozen(known.default)
-    if not known.check(value):
-        raise refusal(path, f"{name} must be {known.need}, got {shown(value)}")
-    return _frozen(value)
-
-
-def _frozen(value):
-    if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return value

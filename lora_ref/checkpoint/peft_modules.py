@@ -18,7 +18,7 @@ Source:  PEFT 0.21.2, utils/save_and_load.py, get_peft_model_state_dict; tuners/
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +87,7 @@ def read_modules(
     for name, factor in factors.items():
         slot = f"embedding {factor.slot}" if factor.is_embedding else factor.slot
         groups.setdefault(factor.place, {})[slot] = name
-    _check_work(config, len(groups), path)
+    check_work((*config.rank_pattern, *config.alpha_pattern), len(groups), path)
     modules = []
     for place, slots in groups.items():
         names = _complete(place, slots, path)
@@ -97,8 +97,8 @@ def read_modules(
     return tuple(modules)
 
 
-def _check_work(config, count, path):
-    patterns = (*config.rank_pattern, *config.alpha_pattern)
+def check_work(patterns: Iterable[str], count: int, path: object) -> None:
+    """Refuse patterns that would take years to look up for `count` modules."""
     expressions = sum(not is_plain(pattern) for pattern in patterns)
     if expressions * count > _MAX_MATCHES:
         need = f"at most {_MAX_MATCHES} matches of expressions in rank_pattern and alpha_pattern"

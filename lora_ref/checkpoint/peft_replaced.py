@@ -22,14 +22,14 @@ Source:  PEFT 0.21.2, utils/save_and_load.py, get_peft_model_state_dict; utils/o
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import refusal, shown
 from .header import TensorSpec
-from .peft_config import LoraConfig
 from .peft_keys import NESTED, PREFIX, without_nesting
-from .peft_modules import LoraModule, check_values
+from .peft_modules import check_values
 
 TOKENS = "trainable_tokens_delta"
 # The names of embeddings and of output layers in transformers' models.
@@ -40,6 +40,30 @@ _EMBEDDINGS = frozenset(
     }
 )
 _COPIES = ("modules_to_save", "original_module")
+
+
+class Saving(Protocol):
+    """The settings that say what is saved besides factors."""
+
+    @property
+    def bias(self) -> str:
+        """none, all, or lora_only for the biases of the modules that have factors."""
+
+    @property
+    def modules_to_save(self) -> tuple[str, ...]:
+        """Names of modules that are saved whole."""
+
+    @property
+    def trainable_token_indices(self) -> Any:
+        """The rows of an embedding, rows for each module, or None."""
+
+
+class Placed(Protocol):
+    """A module that has factors."""
+
+    @property
+    def place(self) -> str:
+        """Its name in PEFT's model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +90,9 @@ class Replaced:
 
 
 def read_replaced(
-    config: LoraConfig,
+    config: Saving,
     names: Iterable[str],
-    modules: tuple[LoraModule, ...],
+    modules: Iterable[Placed],
     specs: Mapping[str, TensorSpec],
     stored: Mapping[str, np.ndarray],
     path: object,
@@ -94,7 +118,7 @@ def read_replaced(
         else:
             stray.append(name)
     if stray:
-        need = "must hold only what PEFT's LoRA saves with this configuration"
+        need = "must hold only what PEFT saves with this configuration"
         raise refusal(path, f"{need}, got {len(stray)} other keys: {_listed(stray)}")
     if config.trainable_token_indices and not tokens:
         raise refusal(path, f"must hold a {TOKENS}, since the configuration has token indices")

@@ -18,7 +18,7 @@ import numpy as np
 from ..adapters.base import apply_merged
 from ..arrays import library_of, namespace, on_device_of
 from ..mismatch import Mismatch
-from ..trees import Tree, leaves, tree_map
+from ..trees import Tree, leaves, map_arrays, tree_map
 from .examples import Make, converted
 from .gradient_check import gradcheck, is_float64, random_like
 from .tolerance import assert_close, to_numpy
@@ -104,8 +104,8 @@ def check_linear_backward(make: Make, rng: Rng) -> None:
 def check_pure(make: Make, rng: Rng) -> None:
     """Inputs stay as they are, and a backward called twice returns the same bits."""
     case = make(rng)
-    target, args = tree_map(read_only, (case.target, case.args))
-    before = tree_map(snapshot, (target, args))
+    target, args = map_arrays(read_only, (case.target, case.args))
+    before = map_arrays(snapshot, (target, args))
     y, backward = _call(target)(*args)
     dy = tree_map(read_only, random_like(y, rng))
     y_before, dy_before = tree_map(snapshot, (y, dy))
@@ -125,7 +125,7 @@ def check_dtype(make: Make, rng: Rng) -> None:
     case = make(rng)
     y, backward = _call(case.target)(*case.args)
     dy = random_like(y, rng)
-    target, args, dy_single = tree_map(to_float32, (case.target, case.args, dy))
+    target, args, dy_single = map_arrays(to_float32, (case.target, case.args, dy))
     y_single, backward_single = _call(target)(*args)
     single = {"y": y_single, **_named(target, backward_single(dy_single))}
     for path, leaf in leaves(single):

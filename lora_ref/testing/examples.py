@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..shapes import Spec
-from ..trees import tree_map
+from ..trees import map_arrays
 
 DISTINCT = (11, 7, 3, 5, 2, 13, 4, 6, 8, 9, 10, 12)  # for axis names in order of appearance
 LEADING = (2, 3)
@@ -110,6 +110,6 @@ def converted(make: Make, to_library: Callable[[np.ndarray], Any]) -> Make:
 
     def make_there(rng: np.random.Generator) -> Case:
         case = make(rng)
-        return Case(tree_map(to_library, case.target), tree_map(to_library, case.args))
+        return Case(map_arrays(to_library, case.target), map_arrays(to_library, case.args))
 
     return make_there

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..trees import Tree, leaves, tree_map
+from ..trees import Tree, leaves, map_arrays
 
 Array = Any
 Kernel = Callable[..., tuple[Any, Callable[..., Any]]]
@@ -53,7 +53,7 @@ class Oracle:
         """Every output by its name, with the arrays of all inputs wrapped first, if at all."""
         given = (dict(self.inputs), dict(self.static), self.cotangent)
         if wrap is not None:
-            given = tree_map(lambda leaf: wrap(leaf) if is_real(leaf) else leaf, given)
+            given = map_arrays(lambda leaf: wrap(leaf) if is_real(leaf) else leaf, given)
         inputs, static, cotangent = given
         value, backward = (kernel or self.kernel)(*inputs.values(), **static)
         found = _named("y", value)

@@ -5,7 +5,7 @@ import numpy as np
 from lora_ref.adapters import ADAPTERS
 from lora_ref.testing.adapter_examples import adapter_example
 from lora_ref.testing.layer_examples import LAYER_EXAMPLES, Call
-from lora_ref.trees import tree_map
+from lora_ref.trees import map_arrays
 from lora_ref.verdict.accumulate import Sequential, Split
 from lora_ref.verdict.choices import Choices, Fusion, ScaleSite
 from lora_ref.verdict.oracle import Oracle, is_real
@@ -39,7 +39,7 @@ def oracle_of(name, grid):
         kernel, inputs, static = _layer(LAYER_EXAMPLES[name](rng))
     else:
         kernel, inputs, static = _adapter(*name.split("."), rng)
-    inputs, static = tree_map(lambda t: rounded(t, grid), (inputs, static))
+    inputs, static = map_arrays(lambda t: rounded(t, grid), (inputs, static))
     y = Oracle(kernel, inputs, static).reference()["y"]
     cotangent = rounded(np.asarray(rng.standard_normal(y.shape)), grid)
     return Oracle(kernel, inputs, static, cotangent)

@@ -1,0 +1,91 @@
+"""The fields of an adapter_config.json: default, check and wording of each, for any PEFT method.
+
+Errors:  CheckpointError, one line, for a field that is not what it must be
+Source:  PEFT 0.21.2, config.py, PeftConfigMixin; utils/other.py, get_pattern_key
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import CheckpointError, refusal, shown
+from .patterns import first_match
+
+CONFIG_NAME = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: its default in PEFT, the check of its values, and what they must be in words."""
+
+    default: Any
+    check: Callable[[Any], bool]
+    need: str
+    nullable: bool = False
+
+
+def field_value(raw: Mapping[str, Any], name: str, known: Field, path: object) -> Any:
+    """The value of the field `name` of `raw`, checked, its lists as tuples."""
+    value = raw.get(name, known.default)
+    if value is None and known.nullable:
+        # No initialisation is PEFT's meaning of null there; elsewhere null is the default.
+        return False if name == "init_lora_weights" else _frozen(known.default)
+    if not known.check(value):
+        raise refusal(path, f"{name} must be {known.need}, got {shown(value)}")
+    return _frozen(value)
+
+
+def matching_key(patterns: Mapping[str, Any], path: str) -> str:
+    """The key of rank_pattern or alpha_pattern that speaks for the module `path`, or `path`."""
+    # PEFT falls back on the path itself, which finds a key that is no expression for itself.
+    try:
+        return first_match(tuple(patterns), path) or path
+    except CheckpointError as error:
+        raise refusal(CONFIG_NAME, f"rank_pattern or alpha_pattern: {error}") from None
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string."""
+    return isinstance(value, str)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether `value` is true or false."""
+    return isinstance(value, bool)
+
+
+def is_rank(value: Any) -> bool:
+    """Whether `value` is an integer of at least 1."""
+    return type(value) is int and 1 <= value < 2**31
+
+
+def is_alpha(value: Any) -> bool:
+    """Whether `value` is a finite number."""
+    try:
+        return type(value) in (int, float) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def is_index(value: Any) -> bool:
+    """Whether `value` is an integer of at least 0."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def all_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """The check of a list whose entries all pass `check`."""
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def each_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """The check of an object whose values all pass `check`."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _frozen(value):
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value

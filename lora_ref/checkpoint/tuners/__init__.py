@@ -1,0 +1,41 @@
+"""PEFT's methods other than LoRA, one file each; TUNERS has them by peft_type.
+
+    adapter = open_adapter(directory)
+    adapter.modules["layers.0.q_proj"].merge(W)
+
+is a `TunedAdapter` for every method in TUNERS. LoRA, whose file holds more kinds of layer, is a
+`PeftAdapter`, and AdaLoRA, whose file has a mask, a `PeftAdaLoRA`.
+"""
+
+import os
+from pathlib import Path
+
+from ..config_fields import CONFIG_NAME
+from ..errors import refusal, shown
+from ..peft import PeftAdapter
+from ..peft_adalora import PeftAdaLoRA, read_adalora
+from ..strict_json import parse_object, read_file
+from . import ia3, loha, lokr, miss, oft, vera
+from .tuned import TunedAdapter, from_adapters, open_tuned
+from .tuner import Tuner
+
+TUNERS: dict[str, Tuner] = {
+    tuner.peft_type: tuner
+    for tuner in (loha.TUNER, ia3.TUNER, lokr.TUNER, vera.TUNER, miss.TUNER, oft.TUNER)
+}
+
+__all__ = ["TUNERS", "TunedAdapter", "Tuner", "from_adapters", "open_adapter", "open_tuned"]
+
+
+def open_adapter(directory: str | os.PathLike[str]) -> PeftAdapter | PeftAdaLoRA | TunedAdapter:
+    """Read the adapter in `directory`, of whatever method this library knows."""
+    path = Path(directory) / CONFIG_NAME
+    peft_type = parse_object(read_file(path), path, "the file").get("peft_type")
+    if peft_type == "LORA":
+        return PeftAdapter.open(directory)
+    if peft_type == "ADALORA":
+        return read_adalora(directory)
+    if not isinstance(peft_type, str) or peft_type not in TUNERS:
+        known = ", ".join(("LORA", "ADALORA", *TUNERS))
+        raise refusal(path, f"peft_type must be one of {known}, got {shown(peft_type)}")
+    return open_tuned(directory, TUNERS[peft_type])

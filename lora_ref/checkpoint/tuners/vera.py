@@ -1,0 +1,90 @@
+"""VeRA in PEFT's layout.
+
+    PATH.vera_lambda_b (m,)          PATH.vera_lambda_d (r,)
+    base_model.vera_A (r, N)         base_model.vera_B (M, r)         once for all modules
+
+N and M are the sizes of the largest module; each takes the first columns of A and rows of B. How
+many columns of A a module takes is its weight's to say and no key does: here a module is read with
+all of A, and `of_inputs` gives the part for its weight.
+
+Limits:  a file without the bases (save_projection false) is refused: only PyTorch's generator has
+         them
+Source:  PEFT 0.21.2, tuners/vera/model.py, VeraModel._get_adapter_state_dict, _find_dim
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...adapters.base import Adapter
+from ...adapters.vera import VeRA
+from ...arrays import Array, namespace
+from ..config_fields import Field, is_rank
+from .tuner import Arrays, Module, Tuner, missing, wrong_adapter
+
+_SLOTS = ("vera_lambda_b", "vera_lambda_d")
+
+
+def of_inputs(adapter: VeRA, inputs: int) -> VeRA:
+    """The adapter for a weight of so many inputs, A cut to their columns."""
+    if not 1 <= inputs <= adapter.A.shape[1]:
+        raise ValueError(
+            f"of_inputs: inputs must be from 1 to {adapter.A.shape[1]}, the columns of A, "
+            f"got {inputs}"
+        )
+    return replace(adapter, A=adapter.A[:, :inputs])
+
+
+def _read(module: Module, arrays: Arrays, shared: Arrays) -> VeRA:
+    missing(module, arrays, _SLOTS)
+    rank = module.settings["r"]
+    A = module.shaped("the shared vera_A", shared["vera_A"], (rank, None))
+    B = module.shaped("the shared vera_B", shared["vera_B"], (None, rank))
+    lambda_b = module.shaped(_SLOTS[0], arrays[_SLOTS[0]], (None,))
+    lambda_d = module.shaped(_SLOTS[1], arrays[_SLOTS[1]], (rank,))
+    if lambda_b.shape[0] > B.shape[0]:
+        got = f"{lambda_b.shape[0]}"
+        raise module.refused(
+            f"must have at most {B.shape[0]} outputs, the rows of vera_B, got {got}"
+        )
+    return VeRA(lambda_b, lambda_d, A, B[: lambda_b.shape[0], :])
+
+
+def _write(module: Module, adapter: Adapter) -> Arrays:
+    if not isinstance(adapter, VeRA):
+        raise wrong_adapter(module, adapter, "VeRA")
+    return {_SLOTS[0]: adapter.lambda_b, _SLOTS[1]: adapter.lambda_d}
+
+
+def _share(modules: Mapping[str, Adapter]) -> Arrays:
+    """The largest A and B, of which all others must be the first columns and rows."""
+    given = {path: (a.A, a.B) for path, a in modules.items() if isinstance(a, VeRA)}
+    A = max((pair[0] for pair in given.values()), key=lambda t: t.shape[1])
+    B = max((pair[1] for pair in given.values()), key=lambda t: t.shape[0])
+    for path, (own_A, own_B) in given.items():
+        if not (_same(own_A, A[:, : own_A.shape[1]]) and _same(own_B, B[: own_B.shape[0], :])):
+            raise ValueError(
+                f"from_adapters: A and B of {path} must be the first columns and rows of those "
+                "that all modules share, got others"
+            )
+    return {"vera_A": A, "vera_B": B}
+
+
+def _same(a: Array, b: Array) -> bool:
+    return tuple(a.shape) == tuple(b.shape) and bool(namespace(a).all(a == b))
+
+
+TUNER = Tuner(
+    "VERA",
+    {
+        "r": Field(256, is_rank, "a rank, an integer of at least 1"),
+        "save_projection": Field(
+            True, lambda v: v is True, "true: no other file has A and B in it"
+        ),
+    },
+    _SLOTS,
+    _read,
+    _write,
+    only="vera_only",
+    shared=("vera_A", "vera_B"),
+    share=_share,
+)

@@ -1,0 +1,45 @@
+"""Rank and spectra of updates, and how ranks are chosen and changed."""
+
+from .echelon import echelon, echelon_rank, rationals
+from .measures import (
+    Measures,
+    default_tolerance,
+    effective_rank,
+    energy_rank,
+    measures,
+    numerical_rank,
+    retained,
+    stable_rank,
+)
+from .scale_up import ScaleUp, ScaleUpState, scale_up, use, widened, widened_moments
+from .spectrum import distance, factored_svd, spectrum
+from .suggestion import Suggestion, suggested
+from .truncation import Truncation, extracted, truncated
+
+__all__ = [
+    "Measures",
+    "ScaleUp",
+    "ScaleUpState",
+    "Suggestion",
+    "Truncation",
+    "default_tolerance",
+    "distance",
+    "echelon",
+    "echelon_rank",
+    "effective_rank",
+    "energy_rank",
+    "extracted",
+    "factored_svd",
+    "measures",
+    "numerical_rank",
+    "rationals",
+    "retained",
+    "scale_up",
+    "spectrum",
+    "stable_rank",
+    "suggested",
+    "truncated",
+    "use",
+    "widened",
+    "widened_moments",
+]

@@ -1,0 +1,86 @@
+"""The rank of a matrix by elimination: exact for rational numbers, a guess for floating point.
+
+Math:
+    Row operations do not change the span of the rows. They lead to the echelon form, where each
+    row starts further right than the one above; the rows that are not zero are independent, and
+    rank(M) is their number.
+Shapes:
+    M (m, n); the echelon form (m, n); a pivot's column for each row that is not zero
+Units:
+    The tolerance is absolute: a pivot of at most this size is taken for zero. Unless given it is
+    max(m, n) ε max|M|, and 0 for `rationals`.
+Errors:
+    ShapeError if M is no matrix; ValueError if it is not finite.
+Limits:
+    In floating point pivots are not singular values: a matrix may have none near zero and be
+    singular to the last bit (Kahan's). The SVD is the test then; this is the definition.
+    Rational numbers grow with every step: matrices of tens of rows, not of thousands.
+Source:
+    Golub & Van Loan, Matrix Computations, 4th edition, section 3.4 (partial pivoting) and 5.4.2
+    (why it does not reveal the rank); Kahan 1966 for the matrix.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+
+from ..shapes import ShapeError
+
+
+def rationals(M: np.ndarray) -> np.ndarray:
+    """M as exact fractions: every finite floating-point number is one.
+
+    >>> rationals(np.array([[0.5, 3.0]])).tolist()
+    [[Fraction(1, 2), Fraction(3, 1)]]
+    """
+    if M.dtype != object and not np.isfinite(M.astype(np.float64)).all():
+        raise ValueError("rationals: M must be finite, has NaN or infinity")
+    exact = np.empty(M.shape, dtype=object)
+    for place, value in np.ndenumerate(M):
+        exact[place] = Fraction(value.item() if hasattr(value, "item") else value)
+    return exact
+
+
+def echelon(M: np.ndarray, tolerance: float | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """An echelon form of M, and the columns of its pivots.
+
+    >>> echelon(rationals(np.array([[1, 2, 3], [2, 4, 7]])))[1]
+    (0, 2)
+    """
+    if M.ndim != 2:
+        raise ShapeError(f"echelon: M must be (m, n), got {M.shape}")
+    E = np.array(M if M.dtype == object else M.astype(np.float64))
+    limit = _default_tolerance(M, E) if tolerance is None else tolerance
+    pivots: list[int] = []
+    for column in range(E.shape[1]):
+        row = len(pivots)
+        if row == E.shape[0]:
+            break
+        best = row + int(np.argmax(abs(E[row:, column])))
+        if not abs(E[best, column]) > limit:
+            E[row:, column] *= 0
+            continue
+        E[[row, best]] = E[[best, row]]
+        E[row + 1 :] -= np.outer(E[row + 1 :, column] / E[row, column], E[row])
+        E[row + 1 :, column] *= 0
+        pivots.append(column)
+    return E, tuple(pivots)
+
+
+def echelon_rank(M: np.ndarray, tolerance: float | None = None) -> int:
+    """How many rows of the echelon form are not zero.
+
+    >>> echelon_rank(rationals(np.array([[1, 2, 3], [2, 4, 6], [3, 6, 9]])))
+    1
+    """
+    return len(echelon(M, tolerance)[1])
+
+
+def _default_tolerance(M: np.ndarray, E: np.ndarray) -> float:
+    if M.dtype == object or E.size == 0:
+        return 0.0
+    if not np.isfinite(E).all():
+        raise ValueError("echelon: M must be finite, has NaN or infinity")
+    exact = M.dtype.kind in "iub"  # integers below 2⁵³ are exact in float64, steps on them are not
+    epsilon = np.finfo(np.float64 if exact else M.dtype).eps
+    return max(M.shape) * float(epsilon) * float(abs(E).max())
