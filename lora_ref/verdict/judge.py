@@ -18,9 +18,10 @@ import numpy as np
 from ..trees import leaves
 from .audit import audit
 from .bounds import Bounds, bounds
-from .calibration import honest_statistics
+from .calibration import Emulations, honest_statistics
 from .claims import check_on_grid, check_output_grid, check_outputs
 from .contract import Contract
+from .doubts import doubted, doubted_gains
 from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
 from .incoming import Received
 from .locate import locate
@@ -28,7 +29,7 @@ from .matched_filter import diagnose
 from .mistakes.names import NOT_APPLIED
 from .oracle import Oracle, is_real
 from .path_gains import path_gains
-from .statistics import Statistics, statistics
+from .statistics import Statistics, independent, statistics
 from .view import view
 
 
@@ -57,27 +58,32 @@ def judge(
     given = check_outputs(actual, {n: b.v.shape for n, b in found.items()}, left_out=left_out)
     notes = {n: (*t.notes, *check_output_grid(n, t, contract)) for n, t in given.items()}
     findings = [_finding(n, t, found[n], contract, notes[n]) for n, t in given.items()]
+    honest = Emulations(oracle, contract)
     if any(f.status is Status.SUSPECT for f in findings):
-        honest = honest_statistics(oracle, contract, found)
-        findings = [_reconsidered(f, honest) for f in findings]
+        scores = honest_statistics(honest.outputs, found)
+        findings = [_reconsidered(f, scores) for f in findings]
     if not (known_mistakes and oracle.mistakes):
         return Outcome(contract, tuple(findings))
     values = {n: t.values for n, t in given.items()}
-    return _diagnosed(findings, values, oracle, contract, found)
+    return _diagnosed(findings, values, honest, found)
 
 
 def _diagnosed(
     findings: list[Finding],
     values: Mapping[str, np.ndarray],
-    oracle: Oracle,
-    contract: Contract,
+    honest: Emulations,
     found: Mapping[str, Bounds],
 ) -> Outcome:
     """The outcome with what known mistakes, path gains and other contracts say of it."""
+    oracle, contract = honest.oracle, honest.contract
     variances = {n: np.where(np.isfinite(found[n].e), found[n].s, np.nan) for n in values}
     seen = view(oracle, contract, variances, values)
     diagnoses, gains = diagnose(seen), path_gains(seen)
     if not any(f.status is Status.BUG for f in findings):
+        if any(d.state is State.PRESENT for d in diagnoses):
+            diagnoses = doubted(diagnoses, seen, honest.outputs)
+        if any(g.is_off() for g in gains):
+            gains = doubted_gains(gains, seen, honest.outputs)
         findings = [_with_mistakes(f, diagnoses, gains) for f in findings]
     odd = any(f.status in (Status.BUG, Status.SUSPECT) for f in findings)
     explained = any(d.state is State.PRESENT for d in diagnoses)
@@ -136,7 +142,8 @@ def _reconsidered(found: Finding, honest: Mapping[str, Statistics]) -> Finding:
     """A suspicion stands only if honest implementations of the contract score less."""
     if found.status is not Status.SUSPECT or found.name not in honest:
         return found
-    own = Statistics(found.known, found.max_z or 0.0, found.rms_z or 0.0)
+    shared = independent(found.shape)
+    own = Statistics(found.known, found.max_z or 0.0, found.rms_z or 0.0, shared)
     reason = own.suspicion(honest[found.name])
     return replace(found, status=Status.SUSPECT if reason else Status.ROUNDING, reason=reason)
 
