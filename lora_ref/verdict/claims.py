@@ -36,7 +36,8 @@ def check_outputs(
     `source` says in messages where the expected shapes come from. Every expected output must be
     there, except those that are `left_out` on purpose.
     """
-    given = actual if isinstance(actual, Mapping) else {"y": actual}
+    given = dict(actual) if isinstance(actual, Mapping) else {"y": actual}
+    given = {n: t for n, t in given.items() if t is not None or n not in left_out}
     _check_names(given, expected_shapes, left_out)
     found = {}
     for name, shape in expected_shapes.items():
@@ -53,6 +54,14 @@ def _check_names(
     unknown = [name for name in (*given, *left_out) if name not in expected]
     absent = [name for name, value in given.items() if name in expected and value is None]
     known = f"the outputs are {', '.join(expected)}"
+    both = [name for name in given if name in left_out]
+    if both:
+        raise ValueError(
+            f"check_outputs: {', '.join(both)} must be given or left out, got both: "
+            f"what is in left_out is not judged"
+        )
+    if not given:
+        raise ValueError(f"check_outputs: at least one output must be given, got none; {known}")
     if unknown:
         texts = [f"{name!r}{_meant(str(name), missing, expected)}" for name in unknown]
         raise ValueError(f"check_outputs: {', '.join(texts)} must be an output; {known}")

@@ -62,7 +62,7 @@ def judge(
     if any(f.status is Status.SUSPECT for f in findings):
         scores = honest_statistics(honest.outputs, found)
         findings = [_reconsidered(f, scores) for f in findings]
-    if not (known_mistakes and oracle.mistakes):
+    if not (known_mistakes and oracle.mistakes and any(t.values.size for t in given.values())):
         return Outcome(contract, tuple(findings))
     values = {n: t.values for n, t in given.items()}
     return _diagnosed(findings, values, honest, found)
@@ -218,6 +218,8 @@ def _with_mistakes(
     found: Finding, diagnoses: tuple[Diagnosis, ...], gains: tuple[Gain, ...]
 ) -> Finding:
     """Within the bounds, but a known mistake fits; or the inputs cannot show the update."""
+    if 0 in found.shape:
+        return found
     present = [d for d in diagnoses if d.state is State.PRESENT]
     fits = [d.name for d in present if found.name in d.outputs]
     explained = {n for d in present for n in d.outputs}  # so is a gain that has one of these

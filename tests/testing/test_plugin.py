@@ -167,6 +167,13 @@ def test_the_json_report_has_an_entry_per_test_and_tensor(inner, pytester):
     assert judgement["diagnoses"][0]["state"] == "PRESENT"
 
 
+def test_a_run_that_judges_nothing_has_no_verdict(inner, pytester):
+    inner("def test_nothing(): pass", "--lora-ref-report=out.json")
+    fields = json.loads((pytester.path / "out.json").read_text())
+    assert (fields["verdict"], fields["tests"]) == (None, [])
+    assert "no test judged anything" in (pytester.path / "out.html").read_text("utf-8")
+
+
 def test_a_figure_that_json_cannot_hold_is_a_string(inner, pytester):
     inner(FAILING, "--lora-ref-report=out.json")
     assert tensors_of(pytester.path / "out.json")["dA"]["expected"] == "NaN"

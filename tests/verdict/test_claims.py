@@ -33,6 +33,21 @@ def test_an_output_may_be_left_out_on_purpose():
     assert [*check_outputs(given, SHAPES, left_out=("dx",))] == ["y", "dA", "dB"]
 
 
+def test_an_output_that_was_not_computed_may_be_left_out_on_purpose():
+    given = {**arrays(), "dx": None}
+    assert [*check_outputs(given, SHAPES, left_out=("dx",))] == ["y", "dA", "dB"]
+
+
+def test_an_output_that_is_given_and_left_out_is_refused():
+    with pytest.raises(ValueError, match="dx must be given or left out, got both"):
+        check_outputs(arrays(), SHAPES, left_out=("dx",))
+
+
+def test_nothing_to_judge_is_refused():
+    with pytest.raises(ValueError, match="at least one output must be given, got none"):
+        check_outputs({}, SHAPES, left_out=tuple(SHAPES))
+
+
 def test_an_output_left_out_without_saying_so_is_missing():
     with pytest.raises(ValueError, match="dx, dA, dB must be given, got only y; the outputs are y"):
         check_outputs(np.ones((5, 11)), SHAPES)

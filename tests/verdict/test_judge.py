@@ -182,6 +182,12 @@ def test_an_empty_tensor_has_nothing_to_compare():
     assert "empty" in found.reason
 
 
+def test_what_is_empty_hides_no_mistake(rng):
+    x, W, A, B = (BFLOAT16.round(rng.standard_normal(s)) for s in ((0, 7), (5, 7), (3, 7), (5, 3)))
+    outcome = judge(np.zeros((0, 5)), lora_linear(x, W, A, B, scale=5 / 3), BFLOAT16_CONTRACT)
+    assert (outcome.status, outcome.diagnoses, outcome.power) == (Status.EXACT, (), ())
+
+
 def test_a_number_without_axes_is_judged():
     oracle = Oracle(lambda a: (np.sum(a) if isinstance(a, np.ndarray) else a.xp.sum(a), None),
                     {"a": np.array([1.0, 2.0])})  # fmt: skip
