@@ -25,7 +25,7 @@ from .statistics import Statistics, statistics
 
 CHOICES = (
     Choices(),
-    Choices(alternative=1, recompute=True),
+    Choices(alternative=1, recompute=True, tiled=True),
     Choices(scale=ScaleSite.ACCUMULATOR, fusion=Fusion.ELEMENTWISE),
     Choices(order=Sequential()),
     Choices(order=Split(4), scale=ScaleSite.LEFT),

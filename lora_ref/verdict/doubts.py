@@ -7,8 +7,9 @@ emulated as for the statistics, and what honest outputs show of it is what round
 
 Math:
     β_h, g_h: the share of a mistake and the gain of a path in honest outputs h
-    a mistake is not PRESENT where |β| <= 4 max |β_h|; the error of a gain is at least
-    max |g_h − 1| · 4/6, and six errors are needed
+    a mistake is not PRESENT where β <= 4 max β_h
+    a gain is right from 1 − 2 (1 − min g_h), which is not below 0 unless a g_h is, to
+    1 + 2 (max g_h − 1), and six errors beyond
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from .findings import Diagnosis, Gain, State
 from .noise import Arrays
 from .path_gains import path_gains
 from .signature import Signature
+from .statistics import TRUST
 from .view import View
 
 DOUBT = 4.0  # times what honest outputs show
@@ -34,8 +36,8 @@ def doubted(
 
 def _doubted(d: Diagnosis, view: View, honest: Sequence[Arrays]) -> Diagnosis:
     s = _signature_of(d, view)
-    most = max((abs(s.share(_errors(h, view, s))) for h in honest), default=0.0) if s else 0.0
-    if abs(d.share) > DOUBT * most:
+    most = max((s.share(_errors(h, view, s)) for h in honest), default=0.0) if s else 0.0
+    if d.share > DOUBT * most:
         return d
     reason = f"honest rounding alone looks like {most:.2g} of it"
     return replace(d, state=State.UNDECIDABLE, reason=reason)
@@ -58,13 +60,18 @@ def _errors(outputs: Arrays, view: View, s: Signature) -> Arrays:
 
 
 def doubted_gains(gains: Sequence[Gain], view: View, honest: Sequence[Arrays]) -> tuple[Gain, ...]:
-    """The gains, with errors that cover what honest outputs show."""
-    off = np.zeros(len(gains))
+    """The gains, with the range that honest outputs show."""
+    seen = np.ones((1, len(gains)))
     for outputs in honest:
         shown = {n: t for n, t in outputs.items() if n in view.noises}
         found = path_gains(replace(view, actual=shown))
-        off = np.maximum(off, [abs(gain.value - 1) for gain in found])
+        seen = np.vstack([seen, [gain.value for gain in found]])
     return tuple(
-        replace(gain, error=max(gain.error, float(one) * DOUBT / 6))
-        for gain, one in zip(gains, off, strict=True)
+        replace(gain, least=_least(float(low)), most=1 + TRUST * (float(high) - 1))
+        for gain, low, high in zip(gains, seen.min(axis=0), seen.max(axis=0), strict=True)
     )
+
+
+def _least(low: float) -> float:
+    """Rounding may lose a path, but turns its sign only where it was seen to."""
+    return min(low, max(0.0, 1 - TRUST * (1 - low)))

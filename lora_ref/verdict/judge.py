@@ -19,10 +19,11 @@ from ..trees import leaves
 from .audit import audit
 from .bounds import Bounds, bounds
 from .calibration import Emulations, honest_statistics
-from .claims import check_on_grid, check_output_grid, check_outputs
+from .claims import check_claim, check_on_grid, check_output_grid, check_outputs
 from .contract import Contract
 from .doubts import doubted, doubted_gains
 from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
+from .forgotten import with_forgotten_bias
 from .incoming import Received
 from .locate import locate
 from .matched_filter import diagnose
@@ -30,9 +31,11 @@ from .mistakes.names import NOT_APPLIED
 from .oracle import Oracle, is_real
 from .path_gains import path_gains
 from .statistics import Statistics, independent, statistics
+from .together import blind_spots_of
 from .view import view
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def judge(
     actual: Any,
     oracle: Oracle,
@@ -53,11 +56,13 @@ def judge(
         or an output holds numbers that the contract's output grid has not; TypeError for what is
         no array.
     """
+    check_claim("judge", oracle, contract)
     _check_inputs(oracle, contract)
     found = bounds(oracle, contract) if found is None else found
     given = check_outputs(actual, {n: b.v.shape for n, b in found.items()}, left_out=left_out)
     notes = {n: (*t.notes, *check_output_grid(n, t, contract)) for n, t in given.items()}
     findings = [_finding(n, t, found[n], contract, notes[n]) for n, t in given.items()]
+    findings = with_forgotten_bias(findings, oracle, given, found)
     honest = Emulations(oracle, contract)
     if any(f.status is Status.SUSPECT for f in findings):
         scores = honest_statistics(honest.outputs, found)
@@ -95,14 +100,12 @@ def _diagnosed(
         diagnoses,
         gains,
         tuple(str(d) for d in departures),
-        _blind(oracle, diagnoses),
+        blind_spots_of(diagnoses),
     )
 
 
 def _check_inputs(oracle: Oracle, contract: Contract) -> None:
-    """All but other static arrays than W: cos and sin of a rotation are not rounded."""
-    given = {**oracle.inputs, "W": oracle.static.get("W"), "dy": oracle.cotangent}
-    for path, leaf in leaves({n: t for n, t in given.items() if t is not None}):
+    for path, leaf in leaves(oracle.on_grid):
         if is_real(leaf):
             check_on_grid(path.rpartition(".")[2] or path, leaf, contract.inputs)
 
@@ -233,11 +236,3 @@ def _with_mistakes(
         text = "the update is swamped: an output without it would pass as well"
         return replace(found, status=Status.UNDECIDABLE, reason=text)
     return found
-
-
-def _blind(oracle: Oracle, diagnoses: tuple[Diagnosis, ...]) -> tuple[str, ...]:
-    """What these inputs could not have shown, why, and which would."""
-    advice = {m.name: m.advice for m in oracle.mistakes}
-    blind = [d for d in diagnoses if d.is_blind]
-    sentences = (f"{d.name}: {d.reason}; {advice.get(d.name, '')}" for d in blind)
-    return tuple(sentence.rstrip("; ") for sentence in sentences)

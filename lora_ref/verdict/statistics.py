@@ -75,7 +75,7 @@ def statistics(error: np.ndarray, variance: np.ndarray) -> Statistics:
     """Of the elements whose error and variance are numbers, and positive."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         square = error * error / variance
-    known = np.isfinite(square) & (variance > 0)
+    known = np.isfinite(square) & (variance > 0) & np.isfinite(variance)
     count = int(np.count_nonzero(known))
     if count == 0:
         return Statistics(0, 0.0, 0.0, independent(error.shape))

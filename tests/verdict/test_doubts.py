@@ -19,6 +19,13 @@ from lora_ref.verdict.view import view
 SIZES = {"x": (24, 64), "W": (40, 64), "A": (3, 64), "B": (40, 3), "dy": (24, 40)}
 
 
+def inputs_of(oracle):
+    """What an oracle of LoRA was made of, but for its scale."""
+    adapter = oracle.inputs["adapter"]
+    named = {"x": oracle.inputs["x"], "W": oracle.static["W"], "A": adapter.A, "B": adapter.B}
+    return named | {"dy": oracle.cotangent}
+
+
 @pytest.fixture
 def case(rng):
     """An oracle, what it would be with the scale left out, and its view of that."""
@@ -54,6 +61,19 @@ def test_a_gain_that_honest_outputs_have_as_well_is_not_off(case):
     honest = Emulations(oracle, BFLOAT16_CONTRACT).outputs
     assert [g.name for g in doubted_gains(gains, seen, honest) if g.is_off()] == ["update"]
     assert not any(g.is_off() for g in doubted_gains(gains, seen, [outputs]))
+
+
+def test_rounding_that_loses_a_path_does_not_turn_its_sign(case):
+    """Honest outputs without the update say nothing about one that is subtracted."""
+    oracle, _, _ = case
+    right = oracle.reference()
+    twice = lora_linear(**inputs_of(oracle), scale=2 * 5 / 3).reference()
+    without, turned = ({n: right[n] - c * (twice[n] - right[n]) for n in right} for c in (1, 2))
+    variance = {n: b.s for n, b in bounds(oracle, BFLOAT16_CONTRACT).items()}
+    for outputs, is_off in ((without, False), (turned, True)):
+        seen = view(oracle, BFLOAT16_CONTRACT, variance, outputs)
+        update = doubted_gains(path_gains(seen), seen, [without])[1]
+        assert (update.name, update.is_off()) == ("update", is_off)
 
 
 @pytest.mark.parametrize(("shape", "roundings"), [((5, 7), 5), ((2, 3, 4), 4), ((9,), 9), ((), 1)])
