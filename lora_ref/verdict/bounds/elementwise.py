@@ -160,6 +160,7 @@ def _of(size: np.ndarray, e: np.ndarray | None) -> np.ndarray | None:
 
 
 def total_of(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    """a + b, None standing for zero."""
     if a is None or b is None:
         return a if b is None else b
     return a + b
