@@ -113,15 +113,13 @@ class EmulatedNamespace:
         return self.store(self._sum(t.values, axis, keepdims))
 
     def over_queries(self, a: Array, b: Array) -> Emulated:
-        """a @ b, in tiles of queries if the choices say so."""
         return self.matmul(a, b, tiles.queries(a.shape[-1]))
 
     def over_keys(self, a: Array, b: Array) -> Emulated:
-        """a @ b, in tiles of keys if the choices say so."""
         return self.matmul(a, b, tiles.keys(a.shape[-1]))
 
     def matmul(self, a: Array, b: Array, tile: int | None = None) -> Emulated:
-        """a @ b."""
+        """a @ b, in tiles if the choices say so."""
         left, right = self._operand(a), self._operand(b)
         order = self.choices.order_for(self.contract, left.shape[-1])
         loaded = self._loaded(left.stored), self._loaded(right.stored)
