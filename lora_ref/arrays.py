@@ -4,9 +4,10 @@ A kernel begins with ``xp = namespace(x, W)`` and then keeps to the common subse
 and the array API standard (data-apis.org/array-api, 2024.12), so the same lines run on NumPy,
 CuPy, PyTorch, JAX and array-api-strict arrays. This is the only file that names array libraries.
 
-`recomputed`, `either` and `norm` are three of the four named functions (the fourth is
+`recomputed`, `either`, `norm`, `over_queries` and `over_keys` are the named functions (another is
 `lora_ref.layers.softmax`) through which another *reading* of a kernel can learn what operators
-alone do not say. For ordinary arrays they are the identity, the first alternative and a norm.
+alone do not say. For ordinary arrays they are the identity, the first alternative, a norm and the
+product of matrices.
 """
 
 from collections.abc import Callable
@@ -143,6 +144,18 @@ def recomputed(t: Array) -> Array:
     """`t`, which an implementation may have kept from the forward or computed again."""
     own = own_function(namespace(t), "recomputed")
     return own(t) if own else t
+
+
+def over_queries(a: Array, b: Array) -> Array:
+    """a @ b, a sum over queries, which fused attention may store from one tile to the next."""
+    own = own_function(namespace(a), "over_queries")
+    return own(a, b) if own else a @ b
+
+
+def over_keys(a: Array, b: Array) -> Array:
+    """a @ b, a sum over keys, which fused attention may store from one tile to the next."""
+    own = own_function(namespace(a), "over_keys")
+    return own(a, b) if own else a @ b
 
 
 def either(xp: Any, *alternatives: Callable[[], Array]) -> Array:

@@ -166,7 +166,7 @@ def stale_row(case: Case, run: Run) -> Outputs | None:
     return {"y": rows.reshape(y.shape)}
 
 
-@gross("magnitude on the columns", "dora_linear", names=(known.NORM_WRONG_AXIS,))
+@gross("magnitude on the columns", "dora_linear", names=(known.ALONG_INPUTS,))
 def wrong_axis(case: Case, run: Run) -> Outputs | None:
     """W'_ij = m_j V_ij / ‖V_·j‖."""
     if case["W"].shape[0] != case["W"].shape[1]:
@@ -177,7 +177,7 @@ def wrong_axis(case: Case, run: Run) -> Outputs | None:
     return through(only(outputs, "y", "dx", "dA", "dB"), case, dx=lambda t: g * t)
 
 
-@gross("norm of the columns", "dora_linear", akin=(known.NORM_WRONG_AXIS,))
+@gross("norm of the columns", "dora_linear", names=(known.COLUMN_NORMS_ON_ROWS,))
 def column_norms(case: Case, run: Run) -> Outputs | None:
     """W'_ij = m_i V_ij / ‖V_·i‖."""
     if case["W"].shape[0] != case["W"].shape[1]:
@@ -205,7 +205,9 @@ def norm_unscaled(case: Case, run: Run) -> Outputs:
     return run(case.changed({"norm": "rows of W + BA"}))
 
 
-@subtle("the other gradient of the norm", "dora_linear", names=(known.OTHER_GRADIENT,))
+@subtle(
+    "the other gradient of the norm", "dora_linear", names=(known.NORM_HELD, known.NORM_NOT_HELD)
+)
 def other_gradient(case: Case, run: Run) -> Outputs:
     return run(case.changed({"detached": not case.static["detached"]}))
 

@@ -24,7 +24,16 @@ Source:
     2022, arXiv:2205.14135, section B.2. In torch.nn.MultiheadAttention a True mask excludes.
 """
 
-from ..arrays import Array, Backward, either, namespace, on_device_of, recomputed
+from ..arrays import (
+    Array,
+    Backward,
+    either,
+    namespace,
+    on_device_of,
+    over_keys,
+    over_queries,
+    recomputed,
+)
 from ..shapes import ShapeError, shapes
 from .softmax import check_mask, softmax_weights
 
@@ -43,7 +52,7 @@ def attention(
 
     def backward(do):
         w = recomputed(p)  # as stored, or exp(z − logsumexp z) again
-        dv = w.mT @ do
+        dv = over_queries(w.mT, do)
         dp = do @ v.mT  # (*batch, T, S)
         D = either(  # the first is exact where p is one-hot, the second is flash-attention's
             xp,
@@ -51,7 +60,7 @@ def attention(
             lambda: xp.sum(do * o, axis=-1, keepdims=True),
         )
         dz = c * (w * (dp - D))
-        return dz @ k, dz.mT @ q, dv
+        return over_keys(dz, k), over_queries(dz.mT, q), dv
 
     return o, backward
 

@@ -14,10 +14,16 @@ Limits:
 import math
 
 import numpy as np
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as extra
 
 from ..verdict.grids import Grid
+
+try:
+    from hypothesis import strategies as st
+    from hypothesis.extra import numpy as extra
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{__name__}: needs Hypothesis; pip install hypothesis", name="hypothesis"
+    ) from error
 
 MOST_ELEMENTS = 8
 

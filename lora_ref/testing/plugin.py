@@ -16,7 +16,9 @@ A verdict is kept for the test that runs: the worst of all calls for each tensor
 pytest-xdist send theirs with the report of the test's end, so the controller has all of them.
 """
 
+import stat
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,18 +72,35 @@ def pytest_configure(config: pytest.Config) -> None:
     if given is not None and not hasattr(config, "workerinput"):
         report = config.invocation_params.dir / given
         if said := _refusal(report):
-            raise pytest.UsageError(f"--lora-ref-report: {said}, got {given}")
+            from ..pages.printable import printable
+
+            raise pytest.UsageError(printable(f"--lora-ref-report: {said}, got {given}"))
     recorder = Recorder(report, strict=config.getoption("--lora-ref-strict"))
     config.pluginmanager.register(recorder, "lora_ref recorder")
 
 
 def _refusal(report: Path) -> str | None:
+    """Why the two files could not be written, if that can be known before the run."""
+    if report.name in ("", ".."):
+        return "FILE must be the name of a file"
     page = report.with_suffix(".html")
     if report == page:
         return "FILE is the JSON report and needs another suffix than .html, as its page has that"
-    if not report.parent.is_dir():
-        return "the directory of FILE must exist"
-    for path in (report, page):
-        if path.exists() and not path.is_file():
-            return f"{path.name} is there already and no file"
-    return None
+    try:
+        if not report.parent.is_dir():
+            return "the directory of FILE must exist"
+        for path in (report, page):
+            if _is_no_file(path):
+                return f"{path.name} is there already and no file"
+        with NamedTemporaryFile(dir=report.parent, prefix=".lora_ref-", suffix=".partial"):
+            return None
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL in it
+        return f"FILE cannot be written ({getattr(error, 'strerror', None) or error})"
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something else is there; an error if nothing can be called so."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False

@@ -4,12 +4,13 @@ A worker of pytest-xdist records its own tests and sends what it has with the re
 end; the controller gathers reports only, with workers or without.
 """
 
-from collections.abc import Generator, Iterator
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from .recording import Fields, fold, found, line, listening, worst_status
+from .recording import Fields, fold, line, listening, worst_status
 
 _PROPERTY = "lora_ref:"
 
@@ -23,6 +24,7 @@ class Recorder:
         self.judged: dict[str, list[Fields]] = {}
         self.shown: set[str] = set()  # on the terminal: asked for by the fixture or a report
         self.failed: set[str] = set()
+        self.error: str | None = None  # why there is no report, until it has been said
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
@@ -56,8 +58,12 @@ class Recorder:
             if self.report is not None or getattr(report, "lora_ref_asked", False):
                 self.shown.add(report.nodeid)
 
-    def pytest_sessionfinish(self) -> None:
-        """Write the reports, both or, if that fails, none that is half a file."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the reports, both or, if that fails, none that is half a file.
+
+        An exception here would take the whole terminal summary with it, tracebacks included. So
+        the run fails by its exit status, and the summary says why.
+        """
         if self.report is None:
             return
         from .report import write_reports
@@ -65,7 +71,9 @@ class Recorder:
         try:
             write_reports(self.report, self.tests(), strict=self.strict)
         except OSError as error:
-            raise pytest.UsageError(f"--lora-ref-report: cannot be written: {error}") from error
+            self.error = str(error)
+            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def tests(self) -> list[Fields]:
         """Every test that judged something, by its id, in the order of ids."""
@@ -80,33 +88,34 @@ class Recorder:
         ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """A line per tensor, also where it passes, and a line per diagnosis."""
+        """The verdicts of tests that asked for it, and where the report is or why it is not."""
         if not self.shown and self.report is None:
             return
+        from .summary import said_of, said_of_error, said_of_report
+
         terminalreporter.section("lora_ref")
-        for test in sorted(self.shown):
-            for judgement in self.judged[test]:
-                terminalreporter.write_line(f"{test} [{judgement['name']}]")
-                for said in _summary(judgement):
-                    terminalreporter.write_line(f"  {said}")
-        if self.report is not None:
-            page = self.report.with_suffix(".html").name
-            terminalreporter.write_line(f"report: {self.report} and {page}")
+        for said in said_of({test: self.judged[test] for test in sorted(self.shown)}):
+            terminalreporter.write_line(said)
+        if self.error is not None:
+            terminalreporter.write_line(said_of_error(self.error), red=True)
+            self.error = None
+        elif self.report is not None:
+            terminalreporter.write_line(said_of_report(self.report))
+
+    def pytest_unconfigure(self) -> None:
+        """Where there is no summary, as with -p no:terminal, the error is said all the same."""
+        if self.error is not None:
+            from .summary import said_of_error
+
+            sys.stderr.write(f"{said_of_error(self.error)}\n")
 
 
 def _properties(judgements: list[Fields]) -> list[tuple[str, object]]:
+    """The names are printable here because pytest escapes values only, and XML has no NUL."""
+    from ..pages.printable import printable
+
     return [
-        (f"{_PROPERTY}{tensor['name']}", line(tensor))
+        (f"{_PROPERTY}{printable(tensor['name'])}", line(tensor))
         for judgement in judgements
         for tensor in judgement["tensors"].values()
     ]
-
-
-def _summary(judgement: Fields) -> Iterator[str]:
-    yield from map(line, judgement["tensors"].values())
-    present = found(judgement["diagnoses"].values())
-    if present:
-        # Small cases of one test may each fit several mistakes; the surest says which it is.
-        surest, *others = present
-        more = f"; {len(others)} more fit in some calls" if others else ""
-        yield f"diagnosis: {surest['name']} PRESENT: {surest['formula']}{more}"

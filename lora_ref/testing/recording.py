@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Fields = dict[str, Any]
 
 SEVERITY = ("exact", "rounding", "undecidable", "suspect", "bug")
+PASSES = ("exact", "rounding")
 _DECIDED = ("UNDECIDABLE", "EXCLUDED", "PRESENT")
 
 # Those who want to know of verdicts, the innermost last: a test run may contain another.
@@ -42,20 +43,19 @@ def record(outcome: "Outcome") -> bool:
 
 def fold(judgements: list[Fields], outcome: "Outcome") -> None:
     """Add a verdict to the judgements of its test: worst tensors, most decided diagnoses."""
-    contract = str(outcome.contract)
+    contract = _text(outcome.contract)
     known = next((j for j in judgements if j["contract"] == contract), None)
     if known is None:
         known = _judgement(outcome)
         judgements.append(known)
     known["calls"] += 1
     tensors, diagnoses = known["tensors"], known["diagnoses"]
-    for finding in outcome.findings:
-        tensors[finding.name] = _worse(tensors.get(finding.name), _tensor(finding))
-    for diagnosis in outcome.diagnoses:
-        new = _diagnosis(diagnosis)
-        diagnoses[diagnosis.name] = max(diagnoses.get(diagnosis.name, new), new, key=_evidence)
+    for tensor in map(_tensor, outcome.findings):
+        tensors[tensor["name"]] = _worse(tensors.get(tensor["name"]), tensor)
+    for new in map(_diagnosis, outcome.diagnoses):
+        diagnoses[new["name"]] = max(diagnoses.get(new["name"], new), new, key=_evidence)
     for key, said in (("audit", outcome.audit), ("power", outcome.power)):
-        known[key] += [text for text in said if text not in known[key]]
+        known[key] += [text for text in map(_text, said) if text not in known[key]]
 
 
 def worst_status(judgements: list[Fields]) -> str:
@@ -71,16 +71,18 @@ def found(diagnoses: Iterable[Fields]) -> list[Fields]:
 
 
 def line(tensor: Fields) -> str:
-    """One line for a tensor: "y: rounding, worst error/bound 0.82 (40 calls)"."""
+    """One line for a tensor: "y: rounding, worst error/bound 0.82 (40 calls)", and why it fails."""
     calls = f" ({tensor['calls']:,} calls)" if tensor["calls"] > 1 else ""
-    return f"{tensor['line']}{calls}"
+    reason = "" if tensor["status"] in PASSES else tensor["reason"]
+    told = not reason or reason in tensor["line"]
+    return f"{tensor['line']}{calls}{'' if told else f': {reason}'}"
 
 
 def _judgement(outcome: "Outcome") -> Fields:
     return {
-        "contract": str(outcome.contract),
-        "name": outcome.contract.name,
-        "explanation": outcome.contract.explain(),
+        "contract": _text(outcome.contract),
+        "name": _text(outcome.contract.name),
+        "explanation": _text(outcome.contract.explain()),
         "calls": 0,
         "tensors": {},
         "diagnoses": {},
@@ -91,11 +93,11 @@ def _judgement(outcome: "Outcome") -> Fields:
 
 def _tensor(finding: "Finding") -> Fields:
     return {
-        "name": finding.name,
+        "name": _text(finding.name),
         "status": str(finding.status),
         "calls": 1,
-        "line": finding.line(),
-        "reason": finding.reason,
+        "line": _text(finding.line()),
+        "reason": _text(finding.reason),
         "shape": [int(n) for n in finding.shape],
         "ratio": float(finding.ratio),
         "worst": [int(i) for i in finding.worst],
@@ -107,14 +109,14 @@ def _tensor(finding: "Finding") -> Fields:
         "undecidable": int(finding.undecidable),
         "max_z": None if finding.max_z is None else float(finding.max_z),
         "rms_z": None if finding.rms_z is None else float(finding.rms_z),
-        "where": [str(text) for text in finding.where],
+        "where": [_text(text) for text in finding.where],
     }
 
 
 def _diagnosis(diagnosis: "Diagnosis") -> Fields:
     return {
-        "name": diagnosis.name,
-        "formula": diagnosis.formula,
+        "name": _text(diagnosis.name),
+        "formula": _text(diagnosis.formula),
         "state": str(diagnosis.state),
         "share": float(diagnosis.share),
         "error": float(diagnosis.error),
@@ -122,15 +124,21 @@ def _diagnosis(diagnosis: "Diagnosis") -> Fields:
     }
 
 
+def _text(value: object) -> str:
+    """Any text as UTF-8 can hold it: half a surrogate pair could not be sent to another process."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _worse(old: Fields | None, new: Fields) -> Fields:
     """The more severe of two, with the calls of both."""
     if old is None:
         return new
-    worst = new if _severity(new) > _severity(old) else old
+    worst = new if severity(new) > severity(old) else old
     return {**worst, "calls": old["calls"] + new["calls"]}
 
 
-def _severity(tensor: Fields) -> tuple[int, float]:
+def severity(tensor: Fields) -> tuple[int, float]:
+    """For sorting: the status, and within one the largest ratio; NaN is the largest."""
     ratio = tensor["ratio"]
     return SEVERITY.index(tensor["status"]), ratio if ratio == ratio else float("inf")
 

@@ -5,7 +5,8 @@ of their ids however they were spread over processes.
 
     schema, schema_version   "lora-ref/verdicts", 1
     versions                 of lora_ref, pytest and Python
-    strict, verdict, counts  the most severe verdict, and of how many tensors each is the verdict
+    strict, verdict, counts  the most severe verdict (null: no test judged anything), and of how
+                             many tensors each is the verdict
     tests[]                  test (its id), passed, verdict, judgements[]
     judgements[]             one for each contract: contract, name, explanation, calls, tensors[],
                              diagnoses[], audit[], power[]
@@ -52,7 +53,7 @@ def as_fields(tests: list[Fields], *, strict: bool) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "strict": strict,
-        "verdict": max(found, key=SEVERITY.index, default=SEVERITY[0]),
+        "verdict": max(found, key=SEVERITY.index, default=None),
         "counts": {status: counts[status] for status in SEVERITY},
         "tests": listed,
     }

@@ -28,7 +28,8 @@ def as_page(fields: Fields) -> bytes:
     tests = sorted(fields["tests"], key=lambda t: -SEVERITY.index(t["verdict"]))
     body = [
         f'<header><p class="what">lora_ref {as_text(fields["versions"]["lora_ref"])}, pytest</p>',
-        f'<h1 class="{as_text(fields["verdict"])}">{as_text(_headline(fields))}</h1></header>',
+        f'<h1 class="{as_text(fields["verdict"] or "none")}">{as_text(_headline(fields))}</h1>',
+        "</header>",
         _counts(fields["counts"]),
         *(part for test in tests for part in _test(test)),
         *_contracts(tests),

@@ -18,10 +18,16 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
 from ..shapes import Spec
 from .examples import Case, axis_names, bound_of, shape_of
+
+try:
+    from hypothesis import strategies as st
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{__name__}: needs Hypothesis; pip install hypothesis", name="hypothesis"
+    ) from error
 
 Strategy = st.SearchStrategy[Any]
 Rng = np.random.Generator

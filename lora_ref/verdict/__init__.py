@@ -41,10 +41,20 @@ if typing.TYPE_CHECKING:
     )
     from .emulated import emulate
     from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
+    from .grids import (
+        BFLOAT16,
+        FLOAT8_E4M3,
+        FLOAT8_E5M2,
+        FLOAT16,
+        FLOAT32,
+        FLOAT64,
+        TF32,
+        Grid,
+    )
     from .judge import judge
     from .message import message
     from .oracle import Mistake, Oracle
-    from .oracles import attention, dora_linear, lora_linear, lora_merged, oracle_of
+    from .oracles import Rotation, attention, dora_linear, lora_linear, lora_merged, oracle_of
     from .orders import AnyOrder, Blocked, Pairwise, Probable
 
 _HOMES = {
@@ -71,26 +81,43 @@ _HOMES = {
     ),
     "emulated": ("emulate",),
     "findings": ("Diagnosis", "Finding", "Gain", "Outcome", "State", "Status"),
+    "grids": (
+        "BFLOAT16",
+        "FLOAT8_E4M3",
+        "FLOAT8_E5M2",
+        "FLOAT16",
+        "FLOAT32",
+        "FLOAT64",
+        "TF32",
+        "Grid",
+    ),
     "judge": ("judge",),
     "message": ("message",),
     "oracle": ("Mistake", "Oracle"),
-    "oracles": ("attention", "dora_linear", "lora_linear", "lora_merged", "oracle_of"),
+    "oracles": ("Rotation", "attention", "dora_linear", "lora_linear", "lora_merged", "oracle_of"),
     "orders": ("AnyOrder", "Blocked", "Pairwise", "Probable"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BFLOAT16",
     "BFLOAT16_CONTRACT",
     "BFLOAT16_FLOAT32_INTERMEDIATES",
+    "FLOAT8_E4M3",
     "FLOAT8_E4M3_CONTRACT",
+    "FLOAT8_E5M2",
     "FLOAT8_E5M2_CONTRACT",
+    "FLOAT16",
     "FLOAT16_CONTRACT",
     "FLOAT16_FLOAT32_INTERMEDIATES",
+    "FLOAT32",
     "FLOAT32_CONTRACT",
+    "FLOAT64",
     "MERGED_BFLOAT16",
     "MERGED_FLOAT16",
     "MERGED_FLOAT32",
     "PRESETS",
+    "TF32",
     "TF32_CONTRACT",
     "Accumulator",
     "AnyOrder",
@@ -103,11 +130,13 @@ __all__ = [
     "Finding",
     "Forms",
     "Gain",
+    "Grid",
     "Mistake",
     "Oracle",
     "Outcome",
     "Pairwise",
     "Probable",
+    "Rotation",
     "ScaleSites",
     "State",
     "Status",

@@ -93,6 +93,25 @@ def product(
     return np.squeeze(total, axis=vectors)
 
 
+def in_tiles(
+    a: np.ndarray,
+    b: np.ndarray,
+    accumulator: Accumulator,
+    order: OwnOrder | AnyOrder | Probable,
+    tile: int,
+    stored: Rounding,
+) -> np.ndarray:
+    """a @ b, summed tile by tile onto what is stored of the tiles before."""
+    if tile >= a.shape[-1]:
+        return product(a, b, accumulator, order)
+    total = product(a[..., :tile], b[..., :tile, :], accumulator, order)
+    for start in range(tile, a.shape[-1], tile):
+        part = slice(start, start + tile)
+        more = product(a[..., part], b[..., part, :], accumulator, order)
+        total = accumulator.grid.round(stored(total) + more)
+    return total
+
+
 def sums(
     t: np.ndarray, accumulator: Accumulator, order: OwnOrder | AnyOrder | Probable
 ) -> np.ndarray:

@@ -8,13 +8,16 @@ Math:
     distance of the outputs from an emulation: the root mean square of (actual − emulated) / σ,
     over all outputs that both have, σ² the variance of the claimed contract; of several choices
     that a contract leaves open the nearest counts. A departure is reported if its distance is
-    below HALF that of the claimed contract, and below LARGEST. Departures whose emulations, each
-    the nearest of its contract, are within √INDISTINCT σ of the nearest departure's, all elements
-    together, are not told apart by these inputs: they are named together.
+    below HALF that of the claimed contract and below LARGEST, or below TENTH of the claimed one:
+    a sum in another order may carry some numbers across a tie when they are loaded. Departures
+    whose emulations, each the nearest of its contract, are within √INDISTINCT σ of the nearest
+    departure's, all elements together, are not told apart by these inputs: they are named
+    together.
     A 16-bit accumulator leaves random errors instead, for the order of additions is not known:
     there the outputs must be within the bounds of its own contract, and the rms z of each of them
     between LEAST and LARGEST in it (a split sum rounds less than the model), beyond LARGEST in the
-    claimed one, and beyond LARGEST_RMS for one of them.
+    claimed one, and beyond LARGEST_RMS for one of them. So must be the median of |z|, as multiple
+    of that of Gaussian errors: a wrong column or element is no accumulator.
 Limits:
     Truncation on a float32 accumulator cannot be told through a bfloat16 output. A departure that
     changes the outputs by less than their last rounding cannot be told either.
@@ -34,7 +37,8 @@ from .kernels import merge_in_halves
 from .oracle import Oracle
 from .statistics import LARGEST_RMS, statistics
 
-HALF, LARGEST, LEAST = 0.5, 1.5, 0.15
+HALF, TENTH, LARGEST, LEAST = 0.5, 0.1, 1.5, 0.15
+MEDIAN = 0.6745  # of |z| of Gaussian errors
 INDISTINCT = 16.0  # of χ²: four standard deviations
 FOURTEEN_BITS = Grid("14 bits", 14, -126, 2.0**127, True)  # Hopper's float8 tensor cores
 _CHOICES = (
@@ -81,7 +85,7 @@ def audit(
     near = []
     for says, other in _less(contract, oracle):
         emulated, distance = _nearest(actual, oracle, other, sigma)
-        if distance < min(LARGEST, HALF * claimed):
+        if distance < max(min(LARGEST, HALF * claimed), TENTH * claimed):
             near.append((emulated, Departure(says, other, distance, claimed)))
     if not near:
         return tuple(_accumulators(actual, oracle, contract, found))
@@ -163,7 +167,7 @@ def _squares(a: Outputs, b: Outputs, sigma: Outputs) -> tuple[float, int]:
 def _accumulators(
     actual: Outputs, oracle: Oracle, contract: Contract, found: Mapping[str, Bounds]
 ) -> Iterable[Departure]:
-    claimed = _rms(actual, found)
+    claimed = [min(rms, typical) for rms, typical in _scatter(actual, found)]
     if max(claimed, default=0.0) <= LARGEST_RMS or min(claimed) <= LARGEST:
         return
     for grid in (FOURTEEN_BITS, FLOAT16, BFLOAT16):
@@ -171,14 +175,24 @@ def _accumulators(
             continue
         other = contract.relax(accumulate=Accumulator(grid))
         its = bounds(oracle, other)
-        rms = _rms(actual, its)
-        if _inside(actual, its) and min(rms) > LEAST and max(rms) < LARGEST:
+        scatter = _scatter(actual, its)
+        rms = [one for one, _ in scatter]
+        if _inside(actual, its) and min(map(min, scatter)) > LEAST and max(rms) < LARGEST:
             yield Departure(f"sums kept on {grid.name}", other, max(rms), max(claimed))
             return
 
 
-def _rms(actual: Outputs, found: Mapping[str, Bounds]) -> list[float]:
-    return [statistics(actual[n] - b.v, b.s).rms_z for n, b in found.items() if n in actual]
+def _scatter(actual: Outputs, found: Mapping[str, Bounds]) -> list[tuple[float, float]]:
+    """Of each output the root mean square of z, and what its median would make of it."""
+    scatter = []
+    for n, b in found.items():
+        if n in actual:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                z = np.abs(actual[n] - b.v) / np.sqrt(b.s)
+            known = z[np.isfinite(z) & (b.s > 0)]
+            median = float(np.median(known)) if known.size else 0.0
+            scatter.append((statistics(actual[n] - b.v, b.s).rms_z, median / MEDIAN))
+    return scatter
 
 
 def _inside(actual: Outputs, found: Mapping[str, Bounds]) -> bool:

@@ -10,6 +10,8 @@ Math:
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from .statistics import Statistics, statistics
 
 CHOICES = (
     Choices(),
-    Choices(alternative=1, recompute=True),
+    Choices(alternative=1, recompute=True, tiled=True),
     Choices(scale=ScaleSite.ACCUMULATOR, fusion=Fusion.ELEMENTWISE),
     Choices(order=Sequential()),
     Choices(order=Split(4), scale=ScaleSite.LEFT),
@@ -44,12 +46,24 @@ def honest_outputs(
             continue
 
 
+@dataclass(frozen=True, eq=False)
+class Emulations:
+    """The outputs of emulated implementations, computed when they are first asked for."""
+
+    oracle: Oracle
+    contract: Contract
+
+    @cached_property
+    def outputs(self) -> tuple[dict[str, np.ndarray], ...]:
+        return tuple(honest_outputs(self.oracle, self.contract))
+
+
 def honest_statistics(
-    oracle: Oracle, contract: Contract, found: Mapping[str, Bounds]
+    honest: Iterable[Mapping[str, np.ndarray]], found: Mapping[str, Bounds]
 ) -> dict[str, Statistics]:
     """By output, the largest that an honest implementation scored."""
     worst: dict[str, Statistics] = {}
-    for outputs in honest_outputs(oracle, contract):
+    for outputs in honest:
         for name, y in outputs.items():
             b = found[name]
             with np.errstate(invalid="ignore"):

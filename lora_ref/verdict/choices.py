@@ -36,8 +36,9 @@ class Choices:
     """One way to keep a contract.
 
     `alternative` is the index of the formula that an `either` evaluates, counted round if it has
-    fewer; `recompute` takes attention weights as exp(z − logsumexp z) in the backward; `merged`
-    takes the oracle's other route.
+    fewer; `recompute` takes attention weights as exp(z − logsumexp z) in the backward; `tiled`
+    stores the sums of attention's gradients from tile to tile; `merged` takes the oracle's other
+    route.
     """
 
     alternative: int = 0
@@ -46,6 +47,7 @@ class Choices:
     order: OwnOrder = LIBRARY
     scale: ScaleSite = ScaleSite.RESULT
     fusion: Fusion = Fusion.NOTHING
+    tiled: bool = False
 
     def __str__(self) -> str:
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -64,6 +66,7 @@ class Choices:
         wrong = {
             "alternative": self.alternative > 0 and not forms.alternatives,
             "recompute": self.recompute and not forms.recomputed,
+            "tiled": self.tiled and not forms.tiled,
             "merged": self.merged and not forms.merged,
             "merged = False": not self.merged and not forms.factored and forms.merged,
             "scale": (moved and not sites.operand)

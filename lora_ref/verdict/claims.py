@@ -6,7 +6,8 @@ before any bound is computed.
 Errors:
     ValueError for unknown, missing or misshapen outputs (`check_outputs`), for an input that is
     not on the contract's grid (`check_on_grid`), and for an output that is not what the contract
-    claims (`check_output_grid`). TypeError for what is no array.
+    claims (`check_output_grid`). TypeError for what is no array, no oracle or no contract
+    (`check_claim`).
 """
 
 import math
@@ -17,11 +18,26 @@ from typing import Any
 import numpy as np
 
 from .contract import PRESETS, Contract
+from .contract_fields import HOME, check_type, constant_of, got
 from .grids import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Grid
 from .incoming import Received, received
+from .oracle import Oracle
 
 Shape = tuple[int, ...]
 _USUAL = (BFLOAT16, FLOAT16, FLOAT32, FLOAT64)  # an output's grid is searched for in this order
+
+
+def check_claim(owner: str, oracle: Any, contract: Any) -> None:
+    """Refuses what is no oracle or no contract, as where the two are exchanged."""
+    if isinstance(oracle, Contract) or isinstance(contract, Oracle):
+        raise TypeError(
+            f"{owner}: oracle must come before contract, got {got(oracle)} and {got(contract)} in "
+            f"their places"
+        )
+    check_type(owner, "oracle", oracle, (Oracle,), f"lora_linear(...) or oracle_of(...) {HOME}")
+    named = contract in PRESETS if isinstance(contract, str) else False
+    remedy = f"PRESETS[{contract!r}]" if named else "BFLOAT16_CONTRACT or another of PRESETS"
+    check_type(owner, "contract", contract, (Contract,), f"{remedy} {HOME}")
 
 
 def check_outputs(
@@ -36,7 +52,13 @@ def check_outputs(
     `source` says in messages where the expected shapes come from. Every expected output must be
     there, except those that are `left_out` on purpose.
     """
-    given = actual if isinstance(actual, Mapping) else {"y": actual}
+    if isinstance(actual, tuple | list):
+        raise TypeError(
+            f"check_outputs: outputs must be a mapping of names to arrays, got a "
+            f"{type(actual).__name__}; give {{{', '.join(f'{n!r}: ...' for n in expected_shapes)}}}"
+        )
+    given = dict(actual) if isinstance(actual, Mapping) else {"y": actual}
+    given = {n: t for n, t in given.items() if t is not None or n not in left_out}
     _check_names(given, expected_shapes, left_out)
     found = {}
     for name, shape in expected_shapes.items():
@@ -53,9 +75,18 @@ def _check_names(
     unknown = [name for name in (*given, *left_out) if name not in expected]
     absent = [name for name, value in given.items() if name in expected and value is None]
     known = f"the outputs are {', '.join(expected)}"
+    both = [name for name in given if name in left_out]
+    if both:
+        raise ValueError(
+            f"check_outputs: {', '.join(both)} must be given or left out, got both: "
+            f"what is in left_out is not judged"
+        )
+    if not given:
+        raise ValueError(f"check_outputs: at least one output must be given, got none; {known}")
     if unknown:
         texts = [f"{name!r}{_meant(str(name), missing, expected)}" for name in unknown]
-        raise ValueError(f"check_outputs: {', '.join(texts)} must be an output; {known}")
+        verb = "is no output" if len(unknown) == 1 else "are no outputs"
+        raise ValueError(f"check_outputs: {', '.join(texts)} {verb} of this oracle; {known}")
     if absent:
         raise ValueError(
             f"check_outputs: {', '.join(absent)} must be an array, got None: no such gradient was "
@@ -69,7 +100,9 @@ def _check_names(
 
 
 def _meant(name: str, missing: list[str], expected: Mapping[str, Shape]) -> str:
-    """The output that an unknown name probably stands for."""
+    """The output that an unknown name probably stands for, or why there is none."""
+    if name == "dW":
+        return " (W is frozen and has no gradient here: leave it out)"
     close = get_close_matches(name, expected, n=1) or [
         known for known in expected if known.lower() == name.lower()
     ]
@@ -156,7 +189,7 @@ def _fitting(grid: Grid, contract: Contract) -> str:
     """Which contracts have their outputs on this grid, as a clause."""
     presets = [repr(name) for name, preset in PRESETS.items() if preset.output == grid]
     listed = f"a preset with such outputs ({', '.join(presets)}) or " if presets else ""
-    return f"; choose {listed}{contract.name!r} with relax(output=...) set to {grid.name}"
+    return f"; choose {listed}{contract.name!r} with .relax(output={constant_of(grid)})"
 
 
 def _off_grid(values: np.ndarray, grid: Grid) -> str:

@@ -22,8 +22,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .contract_fields import (
+    HOME,
+    Presets,
+    check_at_least,
+    check_flags,
+    check_grid,
+    check_type,
+    constant_of,
+)
+from .explain import explained
 from .grids import BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, FLOAT16, FLOAT32, FLOAT64, TF32, Grid
-from .orders import IN_BLOCKS, Order, Probable
+from .orders import IN_BLOCKS, Order, Probable, check_order
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,10 @@ class Accumulator:
 
     grid: Grid
     truncates: bool = False
+
+    def __post_init__(self) -> None:
+        check_grid("Accumulator", "grid", self.grid)
+        check_flags("Accumulator", {"truncates": self.truncates})
 
     @property
     def roundoff(self) -> float:
@@ -52,6 +66,10 @@ class ScaleSites:
     result: bool = True  # on the stored result of that product
     held_on: Grid = FLOAT64
 
+    def __post_init__(self) -> None:
+        check_flags("ScaleSites", {"operand": self.operand, "result": self.result})
+        check_grid("ScaleSites", "held_on", self.held_on)
+
 
 @dataclass(frozen=True)
 class Forms:
@@ -61,7 +79,13 @@ class Forms:
     merged: bool = False  # y = x W'ᵀ with W' stored; of W' itself, a merge in two halves
     alternatives: bool = True  # every formula of an `either`: DoRA's two, ⟨do, o⟩ for ⟨dp, p⟩
     recomputed: bool = True  # attention weights again from a stored logsumexp
+    tiled: bool = True  # gradients of attention summed in tiles, stored in between
     onto: bool = True  # a product summed onto another term in the accumulator, as addmm does
+
+    def __post_init__(self) -> None:
+        check_flags("Forms", vars(self))
+        if not (self.factored or self.merged):
+            raise ValueError("Forms: factored or merged must be True, got False for both")
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,21 @@ class Contract:
     scale: ScaleSites = ScaleSites()
     forms: Forms = Forms()
     exp_ulps: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_type("Contract", "name", self.name, (str,), "a name for messages")
+        for field in ("inputs", "store", "output", "load"):
+            grid = getattr(self, field)
+            if grid is not None or field != "load":
+                check_grid("Contract", field, grid)
+        grid = self.accumulate if isinstance(self.accumulate, Grid) else FLOAT32
+        summed = f"Accumulator({constant_of(grid)}) {HOME}"
+        check_type("Contract", "accumulate", self.accumulate, (Accumulator,), summed)
+        check_order("Contract", self.order)
+        sites = f"ScaleSites(operand=..., result=...) {HOME}"
+        check_type("Contract", "scale", self.scale, (ScaleSites,), sites)
+        check_type("Contract", "forms", self.forms, (Forms,), f"Forms(merged=True) {HOME}")
+        check_at_least("Contract", "exp_ulps", self.exp_ulps, 0.0, float)
 
     def gamma(self, terms: int) -> float:
         """γ of a sum of so many products."""
@@ -117,36 +156,7 @@ class Contract:
 
     def explain(self) -> str:
         """The roundings that this contract admits, one a line."""
-        lines = [
-            str(self),
-            f"inputs are numbers of {self.inputs.name}, taken exactly",
-            *([f"matrix products round their operands to {self.load.name}"] if self.load else []),
-            f"sums of products: {self.order}, every addition rounded to {self.accumulate}",
-            f"intermediates: rounded to {self.store.name} when written, which fused code may skip",
-            f"results: rounded to {self.output.name}",
-            f"exp, log, tanh and erf: {self.exp_ulps:g} ulps of {self.accumulate.grid.name}",
-            *self._explain_scale(),
-            *self._explain_forms(),
-        ]
-        return "\n  ".join(lines)
-
-    def _explain_scale(self) -> list[str]:
-        sites = ["where the formula has it"]
-        sites += ["on either operand of the product"] if self.scale.operand else []
-        sites += ["on the stored product"] if self.scale.result else []
-        held = self.scale.held_on
-        held_text = [] if held.precision == 53 else [f"the factor itself is a {held.name}"]
-        return [f"a number factor: {', '.join(sites)}", *held_text]
-
-    def _explain_forms(self) -> list[str]:
-        texts = {
-            "y = x Wᵀ + s (x Aᵀ) Bᵀ": self.forms.factored,
-            "y = x W'ᵀ with W' stored; W' = (W + ½ s BA) + ½ s BA": self.forms.merged,
-            "any of several equal formulas of an intermediate": self.forms.alternatives,
-            "attention weights again from a stored logsumexp": self.forms.recomputed,
-            "a product summed onto another term in the accumulator (addmm)": self.forms.onto,
-        }
-        return [f"form: {text}" for text, admitted in texts.items() if admitted]
+        return explained(self)
 
 
 def _shown(value: Any) -> str:
@@ -198,8 +208,8 @@ MERGED_FLOAT32 = merged(FLOAT32)
 MERGED_BFLOAT16 = merged(BFLOAT16)
 MERGED_FLOAT16 = merged(FLOAT16)
 
-PRESETS: dict[str, Contract] = {
-    contract.name: contract
+PRESETS: dict[str, Contract] = Presets(
+    (contract.name, contract)
     for contract in (
         FLOAT32_CONTRACT,
         TF32_CONTRACT,
@@ -213,4 +223,4 @@ PRESETS: dict[str, Contract] = {
         MERGED_BFLOAT16,
         MERGED_FLOAT16,
     )
-}
+)

@@ -8,13 +8,13 @@ Limits:
     admitted too and are not emulated.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..trees import leaves
 from .choices import Choices
+from .claims import check_claim
 from .contract import Contract
 from .emulated_array import Emulated
 from .emulated_namespace import EmulatedNamespace
@@ -28,8 +28,10 @@ def emulate(
 
     Errors:
         ValueError if an input is no number of `contract.inputs`, if the contract does not leave
-        open what `choices` choose, or if the oracle has no merged route and they want it.
+        open what `choices` choose, or if the oracle has no merged route and they want it;
+        TypeError for what is no oracle or no contract.
     """
+    check_claim("emulate", oracle, contract)
     chosen = choices or Choices()
     xp = EmulatedNamespace(contract, chosen)
     if chosen.merged and oracle.merged is None:
@@ -45,8 +47,7 @@ def _values(value: Any) -> np.ndarray:
 
 
 def _check_inputs(oracle: Oracle, contract: Contract) -> None:
-    given: Mapping[str, Any] = {**oracle.inputs, **oracle.static, "cotangent": oracle.cotangent}
-    for path, leaf in leaves(given):
+    for path, leaf in leaves(oracle.on_grid):
         if is_real(leaf) and not np.all(fits := contract.inputs.holds(leaf.astype(np.float64))):
             first = tuple(int(i) for i in np.argwhere(~fits)[0])
             raise ValueError(

@@ -15,6 +15,7 @@ Limits:
     sums and products of two numbers are not exact before they are rounded.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from scipy import special
 
 from ..layers.softmax import log_softmax, softmax_weights
-from . import accumulate
+from . import accumulate, tiles
 from .choices import Choices, Fusion, ScaleSite
 from .contract import Contract
 from .emulated_array import Emulated
@@ -111,16 +112,23 @@ class EmulatedNamespace:
             return np.sum(t, axis=axis, keepdims=keepdims)
         return self.store(self._sum(t.values, axis, keepdims))
 
-    def matmul(self, a: Array, b: Array) -> Emulated:
-        """a @ b."""
+    def over_queries(self, a: Array, b: Array) -> Emulated:
+        return self.matmul(a, b, tiles.queries(a.shape[-1]))
+
+    def over_keys(self, a: Array, b: Array) -> Emulated:
+        return self.matmul(a, b, tiles.keys(a.shape[-1]))
+
+    def matmul(self, a: Array, b: Array, tile: int | None = None) -> Emulated:
+        """a @ b, in tiles if the choices say so."""
         left, right = self._operand(a), self._operand(b)
         order = self.choices.order_for(self.contract, left.shape[-1])
         loaded = self._loaded(left.stored), self._loaded(right.stored)
-        total = accumulate.product(*loaded, self.contract.accumulate, order)
+        stop = tile if tile and self.choices.tiled else max(left.shape[-1], 1)
+        total = accumulate.in_tiles(*loaded, self.contract.accumulate, order, stop, self.rounded)
         scaled = {
             ScaleSite.ACCUMULATOR: lambda s: self.store(s * total),
-            ScaleSite.LEFT: lambda s: self.matmul(self.store(s * left.values), right),
-            ScaleSite.RIGHT: lambda s: self.matmul(left, self.store(s * right.values)),
+            ScaleSite.LEFT: lambda s: self.matmul(self.store(s * left.values), right, tile),
+            ScaleSite.RIGHT: lambda s: self.matmul(left, self.store(s * right.values), tile),
         }.get(self.choices.scale)
         return Emulated(self.rounded(total), self, left.factor * right.factor, scaled)
 
@@ -202,7 +210,8 @@ class EmulatedNamespace:
         """A sum as it stands on the accumulator."""
         axes = tuple(range(values.ndim)) if axis is None else np.atleast_1d(axis) % values.ndim
         kept = [i for i in range(values.ndim) if i not in axes]
-        flat = np.transpose(values, (*kept, *axes)).reshape(*(values.shape[i] for i in kept), -1)
+        count = math.prod(values.shape[i] for i in axes)  # -1 is undefined where t is empty
+        flat = np.transpose(values, (*kept, *axes)).reshape(*(values.shape[i] for i in kept), count)
         order = self.choices.order_for(self.contract, flat.shape[-1])
         total = accumulate.sums(flat, self.contract.accumulate, order)
         return np.expand_dims(total, tuple(axes)) if keepdims else total

@@ -41,8 +41,8 @@ class Diagnosis:
 
     `error` is the standard deviation of `share`; `signal` is how many standard deviations the
     whole mistake would stand out by. Below 8 nothing is decided: these inputs at this precision
-    cannot show it. `reason` says why nothing is decided, or what else is to be known. `outputs`
-    are the names of those that the mistake changes.
+    cannot show it. `reason` says why nothing is decided, and `advice` which inputs would show the
+    mistake. `outputs` are the names of those that it changes.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Diagnosis:
     signal: float
     reason: str = ""
     outputs: tuple[str, ...] = ()
+    advice: str = ""
 
     @property
     def is_blind(self) -> bool:
@@ -62,16 +63,22 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Gain:
-    """A path and its strength in the `outputs` that it is in, 1 if right, with its error."""
+    """A path and its strength in the `outputs` that it is in, 1 if right, with its error.
+
+    Rounding alone may bring it down to `least`, or up to `most`.
+    """
 
     name: str
     value: float
     error: float
     outputs: tuple[str, ...] = ()
+    least: float = 1.0
+    most: float = 1.0
 
     def is_off(self, slack: float = 2.0**-8) -> bool:
         """Whether it is not 1, beyond its error and what rounding the factor itself can do."""
-        return abs(self.value - 1) > 6 * self.error + slack
+        beyond = max(self.value - self.most, self.least - self.value)
+        return beyond > 6 * self.error + slack
 
     def __str__(self) -> str:
         return f"{self.name} path {self.value:.5g} ± {self.error:.2g}"
@@ -105,6 +112,10 @@ class Finding:
 
     def line(self) -> str:
         """One line for a report: "y: rounding, worst error/bound 0.82"."""
+        if self.status is Status.EXACT:
+            return f"{self.name}: {self.status}"
+        if self.status is Status.UNDECIDABLE and self.reason:
+            return f"{self.name}: {self.status}, {self.reason}"
         left = f", {self.undecidable:,} undecidable" if self.undecidable else ""
         return f"{self.name}: {self.status}, worst error/bound {self.ratio:.3g}{left}"
 

@@ -51,7 +51,7 @@ class Grid:
 
     def holds(self, v: np.ndarray) -> np.ndarray:
         """Whether each element is a number of the grid; inf and NaN are."""
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             return (self.round(v) == v) | ~np.isfinite(v)
 
     def ulp(self, v: np.ndarray) -> np.ndarray:
@@ -62,13 +62,13 @@ class Grid:
 
     def round(self, v: np.ndarray) -> np.ndarray:
         """The nearest value of the grid, ties to even, as float64."""
+        v = np.asarray(v, dtype=np.float64)
         if self.precision == 53:
             return v
         if self.precision == 24:
             with np.errstate(over="ignore"):
                 return v.astype(np.float32).astype(np.float64)
         drop = 53 - self.precision  # low bits of the float64 to round away
-        v = np.asarray(v)
         bits = v.view(np.int64)
         half = (np.int64(1) << (drop - 1)) - 1 + ((bits >> drop) & 1)
         rounded = np.asarray((bits + half) & ~((np.int64(1) << drop) - 1)).view(np.float64)
@@ -80,6 +80,7 @@ class Grid:
 
     def truncate(self, v: np.ndarray) -> np.ndarray:
         """The nearest value of the grid that is not larger in size, as float64."""
+        v = np.asarray(v, dtype=np.float64)
         if self.precision == 53:
             return v
         quantum = self.ulp(v)

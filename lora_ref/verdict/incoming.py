@@ -8,7 +8,8 @@ methods (PyTorch, CuPy), by ``__array__`` or by ``__dlpack__``.
 Errors:
     TypeError, naming the argument and what to give instead, for what is no array (lists, numbers),
     holds no floats (integers, booleans, complex numbers), or cannot be read as it is (quantized,
-    sparse, nested, distributed, traced, on the meta device, masked, longer than float64).
+    sparse, nested, distributed, traced, on the meta device, masked, longer than float64), and for
+    np.matrix; TypeError and ValueError for what is no finite number (`received_number`).
 Limits:
     Non-contiguous, zero-stride and empty arrays are valid: `Received.notes` says so.
     A library with bfloat16 but neither ml_dtypes nor PyTorch behind it has to widen to float32
@@ -17,6 +18,7 @@ Source:
     PyTorch 2.13 `Tensor.double`, NumPy 2 `asarray`, `from_dlpack`, ml_dtypes 0.6 `astype`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,18 @@ def received_any(value: Any, name: str) -> np.ndarray:
     return received(value, name).values
 
 
+def received_number(owner: str, name: str, value: Any) -> float:
+    """A finite number, also one that an array of one element holds."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        kind = type(value).__name__
+        raise TypeError(f"{owner}: {name} must be a number, got {kind}") from None
+    if not math.isfinite(found):
+        raise ValueError(f"{owner}: {name} must be finite, got {found}")
+    return found
+
+
 def _read(value: Any, name: str) -> tuple[np.ndarray, np.dtype, tuple[int, ...]]:
     """The numbers on the host, the dtype and the strides in bytes that `value` itself has."""
     library = _library(value)
@@ -99,16 +113,26 @@ def _no_array(value: Any, name: str) -> str:
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
     start = f"received: {name} must be an array of NumPy, PyTorch, JAX, CuPy or alike, got {kind}"
     if hasattr(value, "todense"):
-        return f"{start}, which is sparse; give {name}.todense()"
+        return f"{start}, which is sparse; give {name}.{_dense(value)}"
     if isinstance(value, list | tuple | int | float):
         return f"{start}, which has no dtype; give np.asarray({name}, dtype=...)"
     return start
 
 
+def _dense(value: Any) -> str:
+    """The method that gives an array, where SciPy's `todense` can give np.matrix."""
+    return "toarray()" if hasattr(value, "toarray") else "todense()"
+
+
 def _refuse_unreadable(value: Any, name: str, library: str) -> None:
     """Arrays whose numbers are not there, or not all of them."""
     if hasattr(value, "todense"):
-        raise TypeError(f"received: {name} is sparse; give {name}.todense()")
+        raise TypeError(f"received: {name} is sparse; give {name}.{_dense(value)}")
+    if isinstance(value, np.matrix):
+        raise TypeError(
+            f"received: {name} must be an array, got np.matrix, which has two axes whatever it "
+            f"holds; give np.asarray({name})"
+        )
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         count = int(np.ma.count_masked(value))
         raise TypeError(f"received: {name} is masked at {count:,} elements; give {name}.filled()")
@@ -156,8 +180,8 @@ def _check_floats(dtype: np.dtype, name: str) -> None:
     if kind == "floats" and np.result_type(dtype, np.float64) == np.float64:
         return
     remedy = {
-        "booleans": "a mask can only be an input",
-        "integers": "token ids can only be an input; a packed or quantized tensor must be decoded",
+        "booleans": "only a mask may be",
+        "integers": f"give {name} in its floating dtype, decoded if it is packed or quantized",
         "complex": f"judge {name}.real and {name}.imag",
         "floats": f"which float64 cannot hold; give {name}.astype(np.float64)",
         "other": "which are no numbers",

@@ -18,20 +18,24 @@ import numpy as np
 from ..trees import leaves
 from .audit import audit
 from .bounds import Bounds, bounds
-from .calibration import honest_statistics
-from .claims import check_on_grid, check_output_grid, check_outputs
+from .calibration import Emulations, honest_statistics
+from .claims import check_claim, check_on_grid, check_output_grid, check_outputs
 from .contract import Contract
+from .doubts import doubted, doubted_gains
 from .findings import Diagnosis, Finding, Gain, Outcome, State, Status
+from .forgotten import with_forgotten_bias
 from .incoming import Received
 from .locate import locate
 from .matched_filter import diagnose
 from .mistakes.names import NOT_APPLIED
 from .oracle import Oracle, is_real
 from .path_gains import path_gains
-from .statistics import Statistics, statistics
+from .statistics import Statistics, independent, statistics
+from .together import blind_spots_of
 from .view import view
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def judge(
     actual: Any,
     oracle: Oracle,
@@ -52,32 +56,39 @@ def judge(
         or an output holds numbers that the contract's output grid has not; TypeError for what is
         no array.
     """
+    check_claim("judge", oracle, contract)
     _check_inputs(oracle, contract)
     found = bounds(oracle, contract) if found is None else found
     given = check_outputs(actual, {n: b.v.shape for n, b in found.items()}, left_out=left_out)
     notes = {n: (*t.notes, *check_output_grid(n, t, contract)) for n, t in given.items()}
     findings = [_finding(n, t, found[n], contract, notes[n]) for n, t in given.items()]
+    findings = with_forgotten_bias(findings, oracle, given, found)
+    honest = Emulations(oracle, contract)
     if any(f.status is Status.SUSPECT for f in findings):
-        honest = honest_statistics(oracle, contract, found)
-        findings = [_reconsidered(f, honest) for f in findings]
-    if not (known_mistakes and oracle.mistakes):
+        scores = honest_statistics(honest.outputs, found)
+        findings = [_reconsidered(f, scores) for f in findings]
+    if not (known_mistakes and oracle.mistakes and any(t.values.size for t in given.values())):
         return Outcome(contract, tuple(findings))
     values = {n: t.values for n, t in given.items()}
-    return _diagnosed(findings, values, oracle, contract, found)
+    return _diagnosed(findings, values, honest, found)
 
 
 def _diagnosed(
     findings: list[Finding],
     values: Mapping[str, np.ndarray],
-    oracle: Oracle,
-    contract: Contract,
+    honest: Emulations,
     found: Mapping[str, Bounds],
 ) -> Outcome:
     """The outcome with what known mistakes, path gains and other contracts say of it."""
+    oracle, contract = honest.oracle, honest.contract
     variances = {n: np.where(np.isfinite(found[n].e), found[n].s, np.nan) for n in values}
     seen = view(oracle, contract, variances, values)
     diagnoses, gains = diagnose(seen), path_gains(seen)
     if not any(f.status is Status.BUG for f in findings):
+        if any(d.state is State.PRESENT for d in diagnoses):
+            diagnoses = doubted(diagnoses, seen, honest.outputs)
+        if any(g.is_off() for g in gains):
+            gains = doubted_gains(gains, seen, honest.outputs)
         findings = [_with_mistakes(f, diagnoses, gains) for f in findings]
     odd = any(f.status in (Status.BUG, Status.SUSPECT) for f in findings)
     explained = any(d.state is State.PRESENT for d in diagnoses)
@@ -89,14 +100,12 @@ def _diagnosed(
         diagnoses,
         gains,
         tuple(str(d) for d in departures),
-        _blind(oracle, diagnoses),
+        blind_spots_of(diagnoses),
     )
 
 
 def _check_inputs(oracle: Oracle, contract: Contract) -> None:
-    """All but other static arrays than W: cos and sin of a rotation are not rounded."""
-    given = {**oracle.inputs, "W": oracle.static.get("W"), "dy": oracle.cotangent}
-    for path, leaf in leaves({n: t for n, t in given.items() if t is not None}):
+    for path, leaf in leaves(oracle.on_grid):
         if is_real(leaf):
             check_on_grid(path.rpartition(".")[2] or path, leaf, contract.inputs)
 
@@ -136,7 +145,8 @@ def _reconsidered(found: Finding, honest: Mapping[str, Statistics]) -> Finding:
     """A suspicion stands only if honest implementations of the contract score less."""
     if found.status is not Status.SUSPECT or found.name not in honest:
         return found
-    own = Statistics(found.known, found.max_z or 0.0, found.rms_z or 0.0)
+    shared = independent(found.shape)
+    own = Statistics(found.known, found.max_z or 0.0, found.rms_z or 0.0, shared)
     reason = own.suspicion(honest[found.name])
     return replace(found, status=Status.SUSPECT if reason else Status.ROUNDING, reason=reason)
 
@@ -211,6 +221,8 @@ def _with_mistakes(
     found: Finding, diagnoses: tuple[Diagnosis, ...], gains: tuple[Gain, ...]
 ) -> Finding:
     """Within the bounds, but a known mistake fits; or the inputs cannot show the update."""
+    if 0 in found.shape:
+        return found
     present = [d for d in diagnoses if d.state is State.PRESENT]
     fits = [d.name for d in present if found.name in d.outputs]
     explained = {n for d in present for n in d.outputs}  # so is a gain that has one of these
@@ -224,11 +236,3 @@ def _with_mistakes(
         text = "the update is swamped: an output without it would pass as well"
         return replace(found, status=Status.UNDECIDABLE, reason=text)
     return found
-
-
-def _blind(oracle: Oracle, diagnoses: tuple[Diagnosis, ...]) -> tuple[str, ...]:
-    """What these inputs could not have shown, why, and which would."""
-    advice = {m.name: m.advice for m in oracle.mistakes}
-    blind = [d for d in diagnoses if d.is_blind]
-    sentences = (f"{d.name}: {d.reason}; {advice.get(d.name, '')}" for d in blind)
-    return tuple(sentence.rstrip("; ") for sentence in sentences)

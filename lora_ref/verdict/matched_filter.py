@@ -43,6 +43,7 @@ from dataclasses import replace
 from operator import itemgetter
 
 from .findings import LOST, Diagnosis, State
+from .mistakes.advice import advice_for, to_tell_apart
 from .oracle import Mistake
 from .residual import WHOLE, Residual
 from .signature import Signature
@@ -74,7 +75,7 @@ def _diagnosed(view: View, few: View | None) -> tuple[Diagnosis, ...]:
         if not chosen:
             said |= {d.name: d for d in absent}
             return (*present, *(said[m.name] for m in left if m.name in said))
-        present.append(_present(chosen, errors))
+        present.append(_present(chosen, view, errors))
         errors, settled = errors.without(chosen[0]), {s.mistake.name for s in chosen}
         left = tuple(m for m in left if m.name not in settled)
         if few:
@@ -88,7 +89,7 @@ def _decided(few: View, mistakes: tuple[Mistake, ...], errors: Residual) -> dict
     for mistake in mistakes:
         tried = few.signatures(mistake)
         if tried and all(_is_out(s, errors, few.part) for s in tried):
-            found[mistake.name] = _absent(tried[0], errors)
+            found[mistake.name] = _absent(tried[0], few, errors)
     return found
 
 
@@ -119,7 +120,7 @@ def _scan(
     for mistake in mistakes:
         for s in view.signatures(mistake):
             if not s.where:
-                absent.append(_absent(s, errors))
+                absent.append(_absent(s, view, errors))
             if _is_there(s, errors):
                 slack = INDISTINCT + (s.signal * (2 * _roundoff(s) + s.honest)) ** 2
                 best.append((s.remains(errors.z), slack, s))
@@ -187,17 +188,22 @@ def _is_below_an_ulp(s: Signature) -> bool:
     return {*s.D} <= ({"y", "dx"} if merged else {"y"}) and s.near_base > 0.5
 
 
-def _present(chosen: Sequence[Signature], errors: Residual) -> Diagnosis:
+def _present(chosen: Sequence[Signature], view: View, errors: Residual) -> Diagnosis:
     """One diagnosis, under all the names that the numbers do not tell apart."""
     first = chosen[0]
     name = " or ".join(s.name for s in chosen)
-    formula = " or ".join(dict.fromkeys(s.mistake.formula for s in chosen))
+    formulas = [*dict.fromkeys(s.mistake.formula for s in chosen)]
     said = _diagnosis(first, State.PRESENT, first.share(errors.finite), 1.0, "")
     outputs = tuple(n for n in errors.z if any(n in s.changes for s in chosen))
-    return replace(said, name=name, formula=formula, outputs=outputs)
+    said = replace(said, name=name, formula=formulas[0], outputs=outputs)
+    if len(chosen) == 1:
+        return said
+    apart = to_tell_apart((s.mistake for s in chosen), view.oracle)
+    formula = f"one of these, which these inputs do not tell apart: {'; '.join(formulas)}"
+    return replace(said, formula="; ".join(filter(None, (formula, apart))), advice=apart)
 
 
-def _absent(s: Signature, errors: Residual) -> Diagnosis:
+def _absent(s: Signature, view: View, errors: Residual) -> Diagnosis:
     """EXCLUDED, or why not."""
     misfit, share = errors.misfit(s.D), s.share(errors.finite)
     reason = why_undecidable(s)
@@ -208,7 +214,8 @@ def _absent(s: Signature, errors: Residual) -> Diagnosis:
     elif not reason and abs(share) >= 0.5:
         reason = f"{share:.3g} of it is there: not this mistake as it is known"
     state = State.UNDECIDABLE if reason else State.EXCLUDED
-    return _diagnosis(s, state, share, misfit, reason)
+    advice = advice_for(s.mistake, view.oracle, changes=s.signal > 0) if reason else ""
+    return replace(_diagnosis(s, state, share, misfit, reason), advice=advice)
 
 
 def _diagnosis(s: Signature, state: State, share: float, misfit: float, reason: str) -> Diagnosis:

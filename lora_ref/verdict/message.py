@@ -8,7 +8,9 @@ Limits:
 import math
 from collections.abc import Iterable, Iterator
 
+from ..pages.printable import printable
 from .findings import Diagnosis, Finding, Outcome, State, Status
+from .together import by_reason, listed
 
 TOLD = 3  # tensors that are described in full, or named where there are many
 LISTED = 6  # tensors that pass and have a line of their own
@@ -27,12 +29,12 @@ def message(outcome: Outcome) -> str:
         *(line for finding in failing[:TOLD] for line in _described(finding)),
         *(_listed(finding) for finding in failing[TOLD:]),
         *_passed(passing),
-        *_diagnosed(outcome.diagnoses),
+        *_diagnosed(outcome),
         *(f"path gain: {gain}, where 1 is right" for gain in outcome.gains if gain.is_off()),
         *(f"audit: {text}" for text in outcome.audit),
         *(f"power: {text}" for text in outcome.power),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _headline(outcome: Outcome, failing: list[Finding]) -> str:
@@ -64,7 +66,8 @@ def _described(finding: Finding) -> Iterator[str]:
 def _off(finding: Finding) -> str:
     if not math.isfinite(finding.ratio):
         return "not a number that rounding gives"
-    return f"off by {_number(finding.ratio)} bounds and {_number(finding.ulps)} ulps"
+    ulps = f" and {_number(finding.ulps)} ulps" if finding.expected else ""  # 0 has none of use
+    return f"off by {_number(finding.ratio)} bounds{ulps}"
 
 
 def _listed(finding: Finding) -> str:
@@ -99,25 +102,33 @@ def _passed(passing: list[Finding]) -> Iterator[str]:
         yield f"  {rest:,} more pass, all further inside their bounds"
 
 
-def _diagnosed(diagnoses: tuple[Diagnosis, ...]) -> Iterator[str]:
-    for diagnosis in (d for d in diagnoses if d.state is State.PRESENT):
+def _diagnosed(outcome: Outcome) -> Iterator[str]:
+    for diagnosis in outcome.present:
         fit = f"β = {_share(diagnosis)} of the mistake is in the outputs"
         yield f"diagnosis: {diagnosis.name} PRESENT: {diagnosis.formula} ({fit})"
-    excluded = sum(d.state is State.EXCLUDED for d in diagnoses)
-    open_ones = [d for d in diagnoses if d.state is State.UNDECIDABLE]
+    excluded = sum(d.state is State.EXCLUDED for d in outcome.diagnoses)
+    open_ones = [d for d in outcome.diagnoses if d.state is State.UNDECIDABLE]
+    blind = sum(d.is_blind for d in open_ones) if outcome.power else 0
+    if blind:
+        open_ones = [d for d in open_ones if not d.is_blind]
     counted = f"{excluded} known mistake{'s are' if excluded != 1 else ' is'} EXCLUDED"
     said = [counted] if excluded else []
-    said += [f"UNDECIDABLE with these inputs: {_named(open_ones)}"] if open_ones else []
+    said += [f"UNDECIDABLE: {_named(open_ones)}"] if open_ones else []
+    said += [f"{blind} UNDECIDABLE with these inputs, see power"] if blind else []
     if said:
         yield f"diagnosis: {'; '.join(said)}"
 
 
 def _named(diagnoses: Iterable[Diagnosis]) -> str:
-    """The mistakes that the inputs hardly show, each with how far it would stand out."""
-    ranked = sorted(diagnoses, key=lambda d: -d.signal)
-    names = [f"{d.name} (would stand out by {d.signal:.2g} σ)" for d in ranked[:TOLD]]
-    more = [f"{len(ranked) - TOLD} more"] if len(ranked) > TOLD else []
-    return ", ".join([*names, *more])
+    """The mistakes of which nothing is decided, by what the reason is."""
+    groups = by_reason(diagnoses)
+    said = [f"{listed([d.name for d in g])} ({_why(reason, g)})" for reason, g in groups[:TOLD]]
+    more = sum(len(group) for _, group in groups[TOLD:])
+    return "; ".join([*said, *([f"{more} more"] if more else [])])
+
+
+def _why(reason: str, group: list[Diagnosis]) -> str:
+    return reason or f"would stand out by {group[0].signal:.2g} σ at most"
 
 
 def _share(diagnosis: Diagnosis) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import is_array
 from ..trees import Tree, leaves, map_arrays
 
 Array = Any
@@ -27,18 +28,22 @@ class Mistake:
 
     `outputs` computes the outputs that the bug changes, in float64, from an oracle; the others
     are as they should be. None: the bug cannot be made with these inputs. `advice` says which
-    inputs show it better.
+    inputs show it better, `apart` which tell it from its like.
     """
 
     name: str
     formula: str
     outputs: Callable[["Oracle"], dict[str, np.ndarray] | None]
     advice: str = ""
+    apart: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Oracle:
-    """What is to be computed, from which numbers; `merged` is the same by another route."""
+    """What is to be computed, from which numbers; `merged` is the same by another route.
+
+    `name` is what its repr is to call it: the kernel's own name unless given.
+    """
 
     kernel: Kernel
     inputs: Mapping[str, Tree]
@@ -46,6 +51,43 @@ class Oracle:
     cotangent: Any = None
     merged: Kernel | None = None
     mistakes: tuple[Mistake, ...] = ()
+    name: str = ""
+
+    def __repr__(self) -> str:
+        """One line: the shapes of the arrays, and the outputs that are judged."""
+        given = {**self.inputs, **{n: t for n, t in self.static.items() if is_array(t)}}
+        named = ((path.rpartition(".")[2], leaf) for path, leaf in leaves(given))
+        shapes = ", ".join(f"{name} {tuple(leaf.shape)}" for name, leaf in named)
+        title = self.name or getattr(self.kernel, "__name__", "oracle")
+        return f"{title}: {shapes}; judges {', '.join(self._names())}"
+
+    def outputs_but(self, *names: str) -> tuple[str, ...]:
+        """The names of all outputs but some: `left_out` for a kernel that gives these alone.
+
+        Errors:
+            ValueError for a name that is no output.
+        """
+        known = self._names()
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"Oracle.outputs_but: names must be among {', '.join(known)}, got {name!r}"
+                )
+        return tuple(name for name in known if name not in names)
+
+    def _names(self) -> list[str]:
+        if self.cotangent is None:
+            return ["y"]
+        found: dict[str, Any] = {"y": None}
+        for name, tree in self.inputs.items():
+            found |= _gradient_named(name, tree, found)
+        return [*found]
+
+    @property
+    def on_grid(self) -> dict[str, Tree]:
+        """What a contract rounds to its grid of inputs: not the cos and sin of a rotation."""
+        given = {**self.inputs, "W": self.static.get("W"), "dy": self.cotangent}
+        return {name: tree for name, tree in given.items() if tree is not None}
 
     def outputs(
         self, wrap: Callable[[np.ndarray], Array] | None = None, kernel: Kernel | None = None

@@ -15,14 +15,13 @@ Shapes:
     A (r, n), B (m, r), m and b (m,); q (*batch, H, T, d), k (*batch, K, S, d), v (*batch, K, S, e).
 Errors:
     ShapeError and TypeError name the function and argument here; ValueError if a scale is not
-    finite.
+    finite or a mask holds NaN or +inf, which no key or query could mean.
 Limits:
     Gradients are judged only where their cotangent (dy, dW, do) is given; W has none.
+    Batch axes and T may be empty, and so are the outputs then; every other axis is at least 1.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -31,11 +30,11 @@ import numpy as np
 from ..adapters.base import apply_merged
 from ..adapters.dora import DoRA
 from ..adapters.lora import LoRA
-from ..layers.rotary import rotary_angles, rotary_half
 from ..layers.softmax import check_mask
 from ..shapes import ShapeError, bind, parse
 from ..trees import Tree, children, is_array, with_leaves
-from .incoming import received, received_any
+from .contract_fields import check_type
+from .incoming import received, received_any, received_number
 from .kernels import (
     adapted_layer,
     apply,
@@ -46,46 +45,14 @@ from .kernels import (
 )
 from .mistakes import of_attention, of_dora, of_linear, of_merge, of_rotary
 from .oracle import Kernel, Mistake, Oracle
+from .rotation import Rotation
 
 LINEAR = {"x": "*batch n", "W": "m n", "A": "r n", "B": "m r", "m": "m", "b": "m", "dy": "*batch m"}
 MERGE = {"W": "m n", "A": "r n", "B": "m r", "dW": "m n"}
 HEADS = {"q": "*batch H T d", "k": "*batch K S d", "v": "*batch K S e", "do": "*batch H T e"}
 NO_HEADS = {"q": "T d", "k": "S d", "v": "S e", "do": "T e"}
-
-
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """Where the rows of q and k stand: positions (T,), or the kernel's own cos and sin.
-
-    `turn` is `rotary_half` or `rotary_interleaved`; `width` the features that are turned, all
-    unless given. Cos and sin broadcast to q and k as `lora_ref.layers.rotary` says.
-    """
-
-    positions: Any = None
-    cos: Any = None
-    sin: Any = None
-    base: float = 10000.0
-    width: int | None = None
-    turn: Callable[..., Any] = rotary_half
-
-    def static(self, q: np.ndarray, k: np.ndarray) -> dict[str, Any]:
-        """The static arguments of `rotated_attention`."""
-        if q.shape[-2] != k.shape[-2]:
-            raise ShapeError(
-                f"attention: with a rotation k must be (..., T, d) with T = {q.shape[-2]} from q, "
-                f"got {k.shape}"
-            )
-        if (self.cos is None) != (self.sin is None) or (self.cos is None) == (
-            self.positions is None
-        ):
-            raise ValueError("attention: rotation must have positions, or both cos and sin")
-        at = None if self.positions is None else received_any(self.positions, "rotation.positions")
-        if at is not None:
-            cos, sin = rotary_angles(at, self.width or q.shape[-1], base=self.base)
-        else:
-            cos, sin = (received(getattr(self, n), f"rotation.{n}").values for n in ("cos", "sin"))
-        angles = {"cos": cos, "sin": sin, "key_cos": cos, "key_sin": sin}
-        return {"rotary": self.turn, **angles, "positions": at, "base": self.base}
+_OPTIONAL = {"b", "dy", "dW", "do"}
+_MAY_BE_EMPTY = {"*batch", "T"}
 
 
 def lora_linear(
@@ -104,8 +71,8 @@ def lora_linear(
     `others` are adapters that the kernel could have taken by mistake.
     """
     t = _received("lora_linear", LINEAR, x=x, W=W, A=A, B=B, b=b, dy=dy)
-    adapter = LoRA(t["A"], t["B"], _number("lora_linear", "scale", scale))
-    return _of_layer(t, adapter, of_linear(_exact(others)))
+    adapter = LoRA(t["A"], t["B"], received_number("lora_linear", "scale", scale))
+    return _of_layer("lora_linear", t, adapter, of_linear(_exact(others)))
 
 
 def dora_linear(
@@ -126,9 +93,9 @@ def dora_linear(
     `detach_norm` is the gradient of dA and dB: with the norm held constant, as PEFT trains, or not.
     """
     t = _received("dora_linear", LINEAR, x=x, W=W, A=A, B=B, m=m, b=b, dy=dy)
-    s = _number("dora_linear", "scale", scale)
+    s = received_number("dora_linear", "scale", scale)
     adapter = DoRA(t["A"], t["B"], t["m"], s, detach_norm)
-    return _of_layer(t, adapter, of_dora(_exact(others)))
+    return _of_layer("dora_linear", t, adapter, of_dora(_exact(others)))
 
 
 def lora_merged(
@@ -136,10 +103,10 @@ def lora_merged(
 ) -> Oracle:
     """The merge of LoRA: y is W', and dA, dB from its gradient dW."""
     t = _received("lora_merged", MERGE, W=W, A=A, B=B, dW=dW)
-    adapter = LoRA(t["A"], t["B"], _number("lora_merged", "scale", scale))
+    adapter = LoRA(t["A"], t["B"], received_number("lora_merged", "scale", scale))
     mistakes = of_merge(_exact(others))
     inputs, static = {"adapter": adapter}, {"W": t["W"]}
-    return Oracle(merge, inputs, static, t.get("dW"), merge_in_halves, mistakes)
+    return Oracle(merge, inputs, static, t.get("dW"), merge_in_halves, mistakes, "lora_merged")
 
 
 def attention(
@@ -156,24 +123,26 @@ def attention(
 ) -> Oracle:
     """Attention, with grouped queries where q has more heads than k: y, dq, dk, dv.
 
-    `causal` lets query i see the keys 0 … i + `offset`; a mask (True: seen; or additive) besides.
-    With a `rotation` q and k are turned first.
+    The layout is PyTorch's: q (*batch, H, T, d), k (*batch, K, S, d), v (*batch, K, S, e).
+    FlashAttention's is (batch, T, H, d): give q.transpose(1, 2), as it is refused only if its sizes
+    do not fit. The output is "y", its cotangent `do`, the scale 1/√d unless given. `causal` lets
+    query i see the keys 0 … i + `offset`, at the top left; `offset=S − T` is the bottom right. A
+    mask (True: seen; or additive) besides; a query that sees no key has the output 0. With a
+    `rotation` q and k are turned first.
     """
     name = "attention"
-    t = _received(name, NO_HEADS if np.ndim(q) == 2 else HEADS, q=q, k=k, v=v, do=do)
-    H, K = ((a.shape[-3] if a.ndim > 2 else 1) for a in (t["q"], t["k"]))
-    if K < 1 or H % K:
-        raise ShapeError(f"{name}: the heads of k must divide those of q, H = {H}, got K = {K}")
-    seen = None if mask is None else received_any(mask, "mask")
-    if seen is not None:
-        check_mask(name, seen, t["q"], (*t["q"].shape[:-1], t["k"].shape[-2]))
-    c = max(t["q"].shape[-1], 1) ** -0.5 if scale is None else _number(name, "scale", scale)
+    t = _heads(name, q=q, k=k, v=v, do=do)
+    seen = None if mask is None else _mask(name, mask, t["q"], t["k"])
+    c = t["q"].shape[-1] ** -0.5 if scale is None else received_number(name, "scale", scale)
     static = {"mask": seen, "offset": offset if causal else None, "scale": c}
     inputs = {n: t[n] for n in "qkv"}
-    if rotation is None:
-        return Oracle(masked_attention, inputs, static, t.get("do"), mistakes=of_attention())
-    static |= rotation.static(t["q"], t["k"])
-    return Oracle(rotated_attention, inputs, static, t.get("do"), mistakes=of_rotary())
+    kernel: Kernel = masked_attention
+    mistakes = of_attention()
+    if rotation is not None:
+        check_type(name, "rotation", rotation, (Rotation,), "Rotation(positions)")
+        static |= rotation.static(t["q"], t["k"])
+        kernel, mistakes = rotated_attention, of_rotary()
+    return Oracle(kernel, inputs, static, t.get("do"), mistakes=mistakes, name=name)
 
 
 def oracle_of(
@@ -191,23 +160,57 @@ def oracle_of(
     return Oracle(kernel, inputs, static, last["cotangent"], merged, mistakes)
 
 
-def _of_layer(t: Mapping[str, np.ndarray], adapter: Any, mistakes: tuple[Mistake, ...]) -> Oracle:
+def _heads(owner: str, **arrays: Any) -> dict[str, np.ndarray]:
+    """q, k, v and do, with as many heads as fit."""
+    specs = NO_HEADS if getattr(arrays["q"], "ndim", 0) == 2 else HEADS
+    t = _received(owner, specs, **arrays)
+    H, K = ((a.shape[-3] if a.ndim > 2 else 1) for a in (t["q"], t["k"]))
+    if H % K:
+        raise ShapeError(f"{owner}: the heads of k must divide those of q, H = {H}, got K = {K}")
+    return t
+
+
+def _of_layer(
+    name: str, t: Mapping[str, np.ndarray], adapter: Any, mistakes: tuple[Mistake, ...]
+) -> Oracle:
     inputs = {"x": t["x"], "adapter": adapter} | ({"b": t["b"]} if "b" in t else {})
     ways = (partial(adapted_layer, way) for way in (apply, apply_merged))
     kernel, merged = ways
-    return Oracle(kernel, inputs, {"W": t["W"]}, t.get("dy"), merged, mistakes)
+    return Oracle(kernel, inputs, {"W": t["W"]}, t.get("dy"), merged, mistakes, name)
 
 
 def _received(owner: str, specs: Mapping[str, str], **arrays: Any) -> dict[str, np.ndarray]:
     """The arrays that are there, in float64, of shapes that fit."""
-    found = {n: received(a, n).values for n, a in arrays.items() if a is not None}
-    bind(owner, found, {n: parse(specs[n]) for n in found})
+    there = {n: a for n, a in arrays.items() if a is not None or n not in _OPTIONAL}
+    found = {n: received(a, n).values for n, a in there.items()}
+    sizes = bind(owner, found, {n: parse(specs[n]) for n in found})
+    for axis, size in sizes.items():
+        if size == 0 and axis not in _MAY_BE_EMPTY:
+            name = next(n for n in found if axis in specs[n].split())
+            raise ShapeError(
+                f"{owner}: {axis} of {name} {parse(specs[name])} must be at least 1, "
+                f"got {found[name].shape}"
+            )
     return found
+
+
+def _mask(owner: str, mask: Any, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """A mask that fits the scores, and leaves each of them a number or −inf."""
+    seen = received_any(mask, "mask")
+    check_mask(owner, seen, q, (*q.shape[:-1], k.shape[-2]))
+    odd = np.isnan(seen) | (seen == np.inf) if seen.dtype.kind == "f" else np.zeros(0)
+    if odd.any():
+        first = tuple(int(i) for i in np.argwhere(odd)[0])
+        raise ValueError(
+            f"{owner}: mask must hold numbers, or -inf for what is not seen, got {seen[first]} "
+            f"at {first}"
+        )
+    return seen
 
 
 def _taken(tree: Tree, path: str) -> Tree:
     """A tree with every array in NumPy, named in messages by where it is."""
-    if is_array(tree):
+    if getattr(tree, "is_nested", False) or is_array(tree):  # a nested tensor has no shape
         return received_any(tree, path)
     named = {n: _taken(c, f"{path}.{n}" if path else n) for n, c in children(tree).items()}
     if not named:
@@ -221,15 +224,3 @@ def _taken(tree: Tree, path: str) -> Tree:
 
 def _exact(others: tuple[LoRA, ...]) -> tuple[LoRA, ...]:
     return tuple(_taken(other, f"others[{i}]") for i, other in enumerate(others))
-
-
-def _number(owner: str, name: str, value: Any) -> float:
-    """A finite number, also one that an array of one element holds."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        kind = type(value).__name__
-        raise TypeError(f"{owner}: {name} must be a number, got {kind}") from None
-    if not math.isfinite(found):
-        raise ValueError(f"{owner}: {name} must be finite, got {found}")
-    return found

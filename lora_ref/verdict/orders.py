@@ -8,6 +8,9 @@ Source:
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from .contract_fields import HOME, check_at_least, check_type
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Blocked:
 
     size: int = 256
 
+    def __post_init__(self) -> None:
+        check_at_least("Blocked", "size", self.size, 1, int)
+
     def depth(self, terms: int) -> int:
         return min(terms, self.size + -(-terms // self.size))
 
@@ -39,6 +45,9 @@ class Pairwise:
     """A balanced tree of additions over leaves that are summed in any order."""
 
     leaf: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least("Pairwise", "leaf", self.leaf, 1, int)
 
     def depth(self, terms: int) -> int:
         leaves = -(-terms // self.leaf)
@@ -66,6 +75,9 @@ class Probable:
 
     deviations: float = 5.0
 
+    def __post_init__(self) -> None:
+        check_at_least("Probable", "deviations", self.deviations, 1.0, float)
+
     def depth(self, terms: int) -> int:
         return min(terms, math.ceil(self.deviations * terms**0.5))
 
@@ -75,3 +87,14 @@ class Probable:
 
 Order = AnyOrder | Blocked | Pairwise | Probable
 IN_BLOCKS = Blocked()
+
+
+def check_order(owner: str, value: Any) -> None:
+    """Refuses what is no order of a sum, with the order that was probably meant."""
+    if isinstance(value, type) and issubclass(value, Order):
+        remedy = f"{value.__name__}()"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        remedy = f"Blocked({value}) {HOME}"
+    else:
+        remedy = f"AnyOrder(), Blocked(256), Pairwise() or Probable() {HOME}"
+    check_type(owner, "order", value, (AnyOrder, Blocked, Pairwise, Probable), remedy)

@@ -44,7 +44,8 @@ def path_gains(view: View) -> tuple[Gain, ...]:
     leans = [inverse @ _along(paths, h) for h in view.honest.right_errors]
     lean = np.max(np.abs(leans), axis=0)
     error = _errors(paths, z, off, inverse, noises)
-    swamped = lean > np.maximum(0.05, 3 * np.sqrt(np.diag(inverse)))
+    spread = np.sqrt(np.maximum(np.diag(inverse), 0.0))  # a pseudoinverse may miss 0 from below
+    swamped = lean > np.maximum(0.05, 3 * spread)
     error = np.where(swamped, np.inf, error)
     return tuple(
         Gain(p, 1 + float(o), float(e), tuple(n for n, t in d.items() if _size({n: t}) > UNCHANGED))

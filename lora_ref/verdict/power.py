@@ -17,6 +17,7 @@ import numpy as np
 from .contract import Contract
 from .grids import FLOAT32, Grid
 from .matched_filter import LEAST_SIGNAL, why_undecidable
+from .mistakes.advice import advice_for
 from .noise import Arrays
 from .oracle import Oracle
 from .signature import Signature
@@ -47,7 +48,7 @@ def power(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[Power, 
     """One for each mistake that the kernel can have, from reference and variance alone."""
     seen = view(oracle, contract, variance)
     found = (s for mistake in seen.oracle.mistakes for s in seen.signatures(mistake))
-    return tuple(_power(s) for s in found if not s.where)
+    return tuple(_power(s, oracle) for s in found if not s.where)
 
 
 def blind_spots(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[str, ...]:
@@ -56,7 +57,7 @@ def blind_spots(oracle: Oracle, contract: Contract, variance: Arrays) -> tuple[s
     return tuple(str(p) for p in found if not p.is_decidable)
 
 
-def _power(s: Signature) -> Power:
+def _power(s: Signature, oracle: Oracle) -> Power:
     effect = _effect(s)
     reason = why_undecidable(s)
     if not reason:
@@ -64,7 +65,7 @@ def _power(s: Signature) -> Power:
     grid = min((s.mutant.noises[n].grid for n in s.D), key=lambda g: g.precision)
     if s.signal > 0:
         reason = f"{reason}: it changes {_list(s.D)} by {effect:.2g} of the norm at {grid.name}"
-    return Power(s.mistake.name, s.signal, effect, reason, _advice(s, grid))
+    return Power(s.mistake.name, s.signal, effect, reason, _advice(s, oracle, grid))
 
 
 def _effect(s: Signature) -> float:
@@ -78,9 +79,9 @@ def _effect(s: Signature) -> float:
     return max(sizes)
 
 
-def _advice(s: Signature, grid: Grid) -> str:
+def _advice(s: Signature, oracle: Oracle, grid: Grid) -> str:
     """Inputs that would show it."""
-    ways = [s.mistake.advice] if s.mistake.advice else []
+    ways = [t for t in [advice_for(s.mistake, oracle, changes=s.signal > 0)] if t]
     if 0 < s.signal < LEAST_SIGNAL:
         ways.append(f"about {(LEAST_SIGNAL / s.signal) ** 2:.2g} times as many rows")
     if s.signal > 0 and grid.precision < FLOAT32.precision:

@@ -57,7 +57,7 @@ class Residual:
 
     def misfit(self, names: Collection[str]) -> float:
         """f: the root mean square z of these outputs, at least 1."""
-        count = sum(max(self.z[n].size, 1) for n in names)
+        count = sum(self.noises[n].known for n in names)
         return max(1.0, self.norm(names) / max(count, 1) ** 0.5)
 
     def norm(self, names: Collection[str]) -> float:

@@ -83,7 +83,8 @@ def test_a_file_without_any_factor_is_refused(tmp_path):
         ("LOHA", {"bias": "loha_only"}, "bias must be one of none, all, got 'loha_only'"),
         ("MISS", {"init_weights": "bats"}, "init_weights must be true, false, mini or bat"),
         ("OFT", {"coft": True}, "coft must be false"),
-        ("OFT", {"num_cayley_neumann_terms": 2}, "must be an integer of at least 3, got 2"),
+        ("OFT", {"num_cayley_neumann_terms": 2}, "must be an integer from 3 to 1000, got 2"),
+        ("OFT", {"num_cayley_neumann_terms": 1001}, "from 3 to 1000, got 1001"),
         ("VERA", {"save_projection": False}, "save_projection must be true"),
     ],
 )

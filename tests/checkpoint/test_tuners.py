@@ -131,6 +131,17 @@ def test_a_field_that_is_absent_has_pefts_default():
     assert found == DEFAULTS
 
 
+def test_patterns_may_be_null():
+    config = {"r": 3, "alpha": 5, "rank_pattern": None, "alpha_pattern": None}
+    assert from_adapters({"q": a_loha()}, config, TUNERS["LOHA"]).config["rank_pattern"] == {}
+
+
+def test_the_longest_series_that_is_read_has_a_thousand_terms():
+    config = {"num_cayley_neumann_terms": 1000}
+    made = from_adapters({"q": OFT(values(2, 6), Neumann(999))}, config, TUNERS["OFT"])
+    assert made.modules["q"].rotation == Neumann(999)
+
+
 @pytest.mark.parametrize("peft_type", TUNERS)
 def test_what_a_field_must_be_is_what_its_default_is(peft_type):
     for field in TUNERS[peft_type].fields.values():

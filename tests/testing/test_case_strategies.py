@@ -1,6 +1,8 @@
 """Whole cases and small arrays: on their grids, pasteable, and shrinking to what shows a bug."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -306,3 +308,19 @@ def test_the_shape_of_a_small_array_may_be_drawn():
 def test_an_array_of_more_than_eight_elements_is_refused():
     with pytest.raises(ValueError, match=r"small_arrays: shape must have at most 8 .* \(3, 3\)"):
         small_arrays(BFLOAT16, (3, 3))
+
+
+@pytest.mark.parametrize("name", ["case_strategies", "array_strategies", "strategies"])
+def test_without_hypothesis_the_error_says_what_to_install(name):
+    code = f"import sys; sys.modules['hypothesis'] = None; import lora_ref.testing.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    expected = f"lora_ref.testing.{name}: needs Hypothesis; pip install hypothesis"
+    assert expected in done.stderr
+
+
+def test_the_outputs_but_one_are_named_without_being_computed():
+    sizes = {"T": 2, "n": 5, "m": 3, "r": 2, "alpha": 4.0, "bias": True}
+    oracle = LoraCase(seed=0, **sizes, regime=BALANCED, contract=BFLOAT16_CONTRACT).oracle
+    assert {*oracle.outputs_but("y")} == oracle.reference().keys() - {"y"}
+    with pytest.raises(ValueError, match="must be among y, dx, dA, dB, db, got 'dW'"):
+        oracle.outputs_but("dW")

@@ -27,7 +27,8 @@ def judged(actual, oracle, contract, **options):
         Finding(
             name,
             STATUS.get(ratio, Status.BUG if ratio > 1 else Status.ROUNDING),
-            "", (2, 3), ratio=ratio, worst=(0, 1), actual=1.5, expected=float("nan"),
+            {0.0: "no bound", 0.99: "biased"}.get(ratio, ""),
+            (2, 3), ratio=ratio, worst=(0, 1), actual=1.5, expected=float("nan"),
             bound=0.1, ulps=7.0, outside=int(ratio > 1), where=("row 0 of <all>",),
         )
         for name, ratio in actual.items()
@@ -88,6 +89,30 @@ def late(tmp_path):
 def test_late(late): pass
 """
 USELESS = "def test_nothing(): pass"
+WEIRD = """
+from dataclasses import replace
+from lora_ref.verdict.contract import BFLOAT16_CONTRACT
+
+def test_weird(lora_ref):
+    contract = replace(BFLOAT16_CONTRACT, name="a\\ud800b\\x1b[31m")
+    lora_ref.assert_matches({"y\\x00\\ud800": RATIO}, None, contract)
+"""
+WIDE = """
+from lora_ref.verdict.contract import BFLOAT16_CONTRACT
+
+def test_wide(lora_ref):
+    ratios = {f"p{i}": 0.5 - i / 10000 for i in range(3000)}
+    ratios |= {f"u{i}": 0.0 for i in range(30)} | {f"s{i}": 0.99 for i in range(40)}
+    lora_ref.assert_matches(ratios, None, BFLOAT16_CONTRACT)
+"""
+LONG = """
+import pytest
+from lora_ref.verdict.contract import BFLOAT16_CONTRACT
+
+@pytest.mark.parametrize("i", range(45))
+def test_long(lora_ref, i):
+    lora_ref.assert_matches({"y": 0.99 if i == 44 else 0.5}, None, BFLOAT16_CONTRACT)
+"""
 
 
 @pytest.fixture
@@ -129,7 +154,7 @@ def test_verdicts_are_printed_where_the_fixture_or_a_report_asks_for_them(inner)
     assert "error/bound" not in inner(UNDECIDED).stdout.str()
     done = inner(UNDECIDED, "--lora-ref-report=out.json")
     done.stdout.fnmatch_lines(
-        ["*test_suspect [[]bfloat16]", "  y: suspect, worst error/bound 0.99"]
+        ["*test_suspect [[]bfloat16]", "  y: suspect, worst error/bound 0.99*"]
     )
 
 
@@ -165,6 +190,13 @@ def test_the_json_report_has_an_entry_per_test_and_tensor(inner, pytester):
     assert judgement["contract"].startswith("bfloat16 (inputs bfloat16")
     assert [t["name"] for t in judgement["tensors"]] == ["y", "dA"]
     assert judgement["diagnoses"][0]["state"] == "PRESENT"
+
+
+def test_a_run_that_judges_nothing_has_no_verdict(inner, pytester):
+    inner("def test_nothing(): pass", "--lora-ref-report=out.json")
+    fields = json.loads((pytester.path / "out.json").read_text())
+    assert (fields["verdict"], fields["tests"]) == (None, [])
+    assert "no test judged anything" in (pytester.path / "out.html").read_text("utf-8")
 
 
 def test_a_figure_that_json_cannot_hold_is_a_string(inner, pytester):
@@ -256,6 +288,11 @@ def test_what_a_teardown_judges_is_reported_where_the_run_was_started(inner, pyt
         ("out.html", "needs another suffix than .html"),
         ("directory", "directory is there already and no file"),
         ("/dev/null", "null is there already and no file"),
+        ("/", "FILE must be the name of a file, got /"),
+        ("..", "FILE must be the name of a file, got .."),
+        ("x" * 300, "FILE cannot be written (File name too long), got xxx"),
+        ("x" * 252, "FILE cannot be written (File name too long), got xxx"),  # with .html
+        ("a\0b.json", r"FILE cannot be written (embedded null byte), got a\x00b.json"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_a_usage_error_before_any_test(
@@ -268,14 +305,98 @@ def test_a_report_that_cannot_be_written_is_a_usage_error_before_any_test(
     done.stderr.fnmatch_lines([f"ERROR: --lora-ref-report: *{said}*"])
 
 
-def test_a_report_whose_directory_vanishes_during_the_run_is_said_and_leaves_nothing(
+def test_a_report_in_a_directory_where_nobody_can_write_is_refused_before_any_test(inner):
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc, which admits no new file even of root")
+    done = inner(PASSING, "--lora-ref-report=/proc/r.json")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "test_inner" not in done.stdout.str()
+    done.stderr.fnmatch_lines(["ERROR: --lora-ref-report: FILE cannot be written (*"])
+
+
+VANISHED = "def test_it():\n    import os; os.rmdir('there')\n"
+
+
+def test_a_report_that_cannot_be_written_at_the_end_fails_a_run_that_passed(inner, pytester):
+    pytester.mkdir("there")
+    done = inner(VANISHED, "--lora-ref-report=there/out.json")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["ERROR: --lora-ref-report: cannot be written: *"])
+    done.stdout.no_fnmatch_line("report: *")
+
+
+def test_a_report_that_cannot_be_written_at_the_end_takes_no_failure_off_the_terminal(
     inner, pytester
 ):
     pytester.mkdir("there")
-    source = "def test_it():\n    import os; os.rmdir('there')"
-    done = inner(source, "--lora-ref-report=there/out.json")
+    done = inner(VANISHED + FAILING, "--lora-ref-report=there/out.json")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.assert_outcomes(passed=1, failed=1)
+    done.stdout.fnmatch_lines(
+        [
+            "test_inner.py:*: Mismatch",
+            "ERROR: --lora-ref-report: cannot be written: *",
+            "FAILED test_inner.py::test_wrong*",
+        ]
+    )
+
+
+def test_without_a_summary_the_report_that_cannot_be_written_is_said_all_the_same(inner, pytester):
+    pytester.mkdir("there")
+    done = inner(VANISHED, "--lora-ref-report=there/out.json", "-pno:terminal")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["ERROR: --lora-ref-report: cannot be written: *"])
+
+
+def test_of_thousands_of_tensors_the_worst_are_printed_and_all_are_in_the_report(inner, pytester):
+    done = inner(WIDE, "--lora-ref-report=out.json")
+    lines = done.stdout.lines
+    start = next(i for i, line in enumerate(lines) if line.endswith("test_wide [bfloat16]"))
+    assert lines[start + 1 : start + 12] == [
+        *(f"  s{i}: suspect, worst error/bound 0.99: biased" for i in range(6)),
+        "  64 more do not pass, none of them worse: 34 suspect, 30 undecidable",
+        "  p0: rounding, worst error/bound 0.5",
+        "  p1: rounding, worst error/bound 0.5",
+        "  p2: rounding, worst error/bound 0.5",
+        "  2,997 more pass, all further inside their bounds",
+    ]
+    assert len(tensors_of(pytester.path / "out.json")) == 3070
+
+
+def test_of_many_tests_the_worst_are_printed_and_the_others_counted(inner):
+    done = inner(LONG)
+    printed = [line for line in done.stdout.lines if line.endswith("[bfloat16]")]
+    assert len(printed) == 40
+    assert "test_inner.py::test_long[44] [bfloat16]" in printed
+    done.stdout.fnmatch_lines(["5 more tests, none of them worse: 5 rounding"])
+
+
+def test_what_does_not_pass_is_printed_with_its_reason(inner):
+    said = inner(UNDECIDED, "--lora-ref-report=out.json").stdout.str()
+    assert "  y: undecidable, no bound\n" in said
+    assert "  y: suspect, worst error/bound 0.99: biased\n" in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("ratio", "status"), [("0.5", "rounding"), ("31.0", "bug")])
+def test_no_control_character_reaches_the_terminal_and_no_surrogate_ends_a_worker(
+    inner, pytester, workers, ratio, status
+):
+    plugins, options = ("lora_ref.testing.plugin",), ()
+    if workers:
+        pytest.importorskip("xdist", reason="pytest-xdist is not installed")
+        plugins, options = (*plugins, "xdist.plugin"), (f"-n{workers}",)
+    source = WEIRD.replace("RATIO", ratio)
+    files = ("--lora-ref-report=out.json", "--junitxml=o.xml")
+    done = inner(source, *options, *files, plugins=plugins)
+    done.assert_outcomes(passed=int(status == "rounding"), failed=int(status == "bug"))
+    said = done.stdout.str()
+    assert not {"\x00", "\x1b", "\ud800"} & {*said}
+    assert r"test_weird [a\ud800b\x1b[31m]" in said
+    assert rf"  y\x00\ud800: {status}" in said
+    assert {*tensors_of(pytester.path / "out.json")} == {"y\x00\\ud800"}
+    assert r"lora_ref:y\x00\ud800" in dict(junit_properties(pytester))
 
 
 def test_a_report_replaces_the_old_one_whole_and_leaves_no_partial_file(inner, pytester):

@@ -1,5 +1,8 @@
 """Many verdicts folded into one entry for each tensor and mistake of a test."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from lora_ref.testing.recording import fold, found, listening, record
@@ -49,6 +52,21 @@ def test_present_mistakes_come_with_the_surest_first():
     rows = [{"name": n, "state": "PRESENT", "signal": s} for n, s in (("a", 9.0), ("b", 80.0))]
     rows.append({"name": "c", "state": "EXCLUDED", "signal": 500.0})
     assert [d["name"] for d in found(rows)] == ["b", "a"]
+
+
+def test_half_a_surrogate_pair_is_written_out_wherever_it_comes_from():
+    odd = "a\ud800"
+    contract = replace(BFLOAT16_CONTRACT, name=odd)
+    finding = Finding(odd, Status.UNDECIDABLE, odd, (2,), where=(odd,))
+    diagnosis = Diagnosis(odd, odd, State.PRESENT, 1.0, 0.1, 90.0)
+    outcome = Outcome(contract, (finding,), (diagnosis,), audit=(odd,), power=(odd,))
+    judgements = folded(outcome, outcome)
+    assert "ud800" in repr(judgements).encode("utf-8").decode()
+    (judgement,) = judgements
+    assert judgement["calls"] == 2
+    assert (judgement["name"], judgement["audit"]) == ("a\\ud800", ["a\\ud800"])
+    assert {*judgement["tensors"]} == {*judgement["diagnoses"]} == {"a\\ud800"}
+    json.dumps(judgements, ensure_ascii=False).encode("utf-8")
 
 
 def test_two_contracts_of_one_test_are_two_judgements():

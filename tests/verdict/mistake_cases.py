@@ -52,6 +52,7 @@ def oracles(grid: Grid, seed: int = 0):
             np.abs(draw(17)) + 1,
             scale=1.25,
             dy=draw(29, 17),
+            detach_norm=False,
         ),
         "attention": attention(q, k, v, causal=True, scale=0.4, do=do),
         "cross": attention(

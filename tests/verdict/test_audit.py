@@ -1,9 +1,10 @@
 """The audit names what an implementation does instead of what it claims, and no more than it is."""
 
+import numpy as np
 import pytest
 
 from lora_ref.verdict.audit import audit
-from lora_ref.verdict.contract import FLOAT32_CONTRACT
+from lora_ref.verdict.contract import BFLOAT16_CONTRACT, FLOAT32_CONTRACT
 from lora_ref.verdict.emulated import emulate
 from lora_ref.verdict.grids import BFLOAT16, FLOAT16, FLOAT32, TF32
 from lora_ref.verdict.oracles import lora_linear
@@ -59,3 +60,37 @@ def test_an_overflow_tells_claims_apart(load, large, rng):
 
 def test_a_departure_that_alone_explains_the_outputs_is_named_alone(rng):
     assert said_of(oracle_of(rng), BFLOAT16) == ["operands loaded as bfloat16"]
+
+
+def tf32_kernel(x, W, A, B, dy, scale):
+    """LoRA in float32, in BLAS's order of sums, with the operands of every product in tf32."""
+
+    def product(a, b):
+        return TF32.round(a).astype(np.float32) @ TF32.round(b).astype(np.float32)
+
+    u, du = product(x, A.T), scale * product(dy, B)
+    y = product(x, W.T) + scale * product(u, B.T)
+    dx = product(dy, W) + product(du, A)
+    return {"y": y, "dx": dx, "dA": product(du.T, x), "dB": scale * product(dy.T, u)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_tf32_loads_are_named_whatever_the_order_of_the_sums(seed):
+    """A sum in another order carries some operands across a tie, by all of a tf32's ulp."""
+    rng = np.random.default_rng(seed)
+    t = {n: rng.standard_normal(s).astype(np.float32) for n, s in SIZES.items()}
+    t["dy"] = rng.standard_normal((24, 40)).astype(np.float32)
+    oracle = lora_linear(**t, scale=1.25)
+    actual = {n: a.astype(float) for n, a in tf32_kernel(**t, scale=np.float32(1.25)).items()}
+    said = [d.says for d in audit(actual, oracle, FLOAT32_CONTRACT)]
+    assert said == ["operands loaded as tf32 or float16 (these inputs do not tell them apart)"]
+
+
+@pytest.mark.parametrize("where", [(slice(None), 5), (3, slice(None)), (3, 5)])
+def test_an_error_in_one_place_is_no_accumulator(where, rng):
+    t = {n: BFLOAT16.round(rng.standard_normal(s)) for n, s in SIZES.items()}
+    oracle = lora_linear(**t, scale=1.25)
+    actual = dict(emulate(oracle, BFLOAT16_CONTRACT))
+    actual["y"] = actual["y"].copy()
+    actual["y"][where] += 8
+    assert audit(actual, oracle, BFLOAT16_CONTRACT) == ()

@@ -254,7 +254,8 @@ def test_a_norm_moves_by_no_more_than_the_norm_of_the_errors(contract, axis, rng
     moved = np.sqrt((e_p**2).sum(axis, keepdims=True))
     v = np.sqrt(((a * b) ** 2).sum(axis, keepdims=True))
     bound = bounded(lambda xp, a, b: norm(a * b, axis), contract, a, b)
-    assert_is(bound.e, stored(v, moved + gamma(K + 2) * (v + moved), contract))
+    own = gamma(K) / 2 + 2 * contract.accumulate.roundoff  # the root halves what the sum is off
+    assert_is(bound.e, stored(v, moved + own * (v + moved), contract))
 
 
 def test_no_point_of_the_box_has_a_norm_outside_its_bound(rng):

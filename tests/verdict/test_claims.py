@@ -33,6 +33,21 @@ def test_an_output_may_be_left_out_on_purpose():
     assert [*check_outputs(given, SHAPES, left_out=("dx",))] == ["y", "dA", "dB"]
 
 
+def test_an_output_that_was_not_computed_may_be_left_out_on_purpose():
+    given = {**arrays(), "dx": None}
+    assert [*check_outputs(given, SHAPES, left_out=("dx",))] == ["y", "dA", "dB"]
+
+
+def test_an_output_that_is_given_and_left_out_is_refused():
+    with pytest.raises(ValueError, match="dx must be given or left out, got both"):
+        check_outputs(arrays(), SHAPES, left_out=("dx",))
+
+
+def test_nothing_to_judge_is_refused():
+    with pytest.raises(ValueError, match="at least one output must be given, got none"):
+        check_outputs({}, SHAPES, left_out=tuple(SHAPES))
+
+
 def test_an_output_left_out_without_saying_so_is_missing():
     with pytest.raises(ValueError, match="dx, dA, dB must be given, got only y; the outputs are y"):
         check_outputs(np.ones((5, 11)), SHAPES)
@@ -40,7 +55,9 @@ def test_an_output_left_out_without_saying_so_is_missing():
 
 @pytest.mark.parametrize(("name", "meant"), [("da", "dA"), ("dBB", "dB"), ("DX", "dx"), ("Y", "y")])
 def test_an_unknown_name_is_refused_with_the_one_that_was_meant(name, meant):
-    expected = rf"'{name}' \(did you mean '{meant}'\?\) must be an output; the outputs are y, dx"
+    expected = (
+        rf"'{name}' \(did you mean '{meant}'\?\) is no output of this oracle; the outputs are"
+    )
     with pytest.raises(ValueError, match=expected):
         check_outputs(arrays(**{name: np.ones(2)}), SHAPES)
 
@@ -53,8 +70,20 @@ def test_an_unknown_name_stands_for_the_only_missing_one():
 
 
 def test_an_unknown_name_in_left_out_is_refused_too():
-    with pytest.raises(ValueError, match="'dW' must be an output"):
+    with pytest.raises(ValueError, match=r"'dW' \(W is frozen and has no gradient here"):
         check_outputs(arrays(), SHAPES, left_out=("dW",))
+
+
+def test_the_gradient_of_the_frozen_weight_is_refused_as_such():
+    with pytest.raises(ValueError, match=r"'dW' \(W is frozen and has no gradient"):
+        check_outputs(arrays(dW=np.ones(2)), SHAPES)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_outputs_without_names_are_refused_with_the_names(kind):
+    match = f"must be a mapping of names to arrays, got a {kind.__name__}; give .'y': ..., 'dx'"
+    with pytest.raises(TypeError, match=match):
+        check_outputs(kind(arrays().values()), SHAPES)
 
 
 def test_a_gradient_that_is_none_was_not_computed():
@@ -145,7 +174,7 @@ def test_float32_results_under_a_bfloat16_claim_are_refused_with_the_presets_tha
     said = str(caught.value)
     assert "got an array of float32; 35 of 35 elements are not, the first at (0, 0): " in said
     assert "choose a preset with such outputs ('float32', 'tf32', 'merged_float32')" in said
-    assert "or 'bfloat16' with relax(output=...) set to float32" in said
+    assert "or 'bfloat16' with .relax(output=FLOAT32)" in said
 
 
 def test_float64_that_holds_float32_numbers_gets_the_presets_of_float32(rng):
@@ -172,5 +201,5 @@ def test_a_dtype_that_cannot_hold_the_claim_is_refused_whatever_its_values(dtype
 
 def test_without_a_preset_the_claimed_contract_is_to_be_relaxed():
     given = received(np.zeros(3, dtype=ml_dtypes.float8_e4m3fn), "y")
-    with pytest.raises(ValueError, match=r"; choose 'float32' with relax\(output=\.\.\.\) set to"):
+    with pytest.raises(ValueError, match=r"; choose 'float32' with \.relax\(output=FLOAT8_E4M3\)"):
         check_output_grid("y", given, FLOAT32_CONTRACT)

@@ -21,8 +21,9 @@ from lora_ref.verdict.contract import (
 )
 from lora_ref.verdict.emulated import emulate
 from lora_ref.verdict.emulated_namespace import EmulatedNamespace
-from lora_ref.verdict.grids import FLOAT32, FLOAT64, Grid
+from lora_ref.verdict.grids import BFLOAT16, FLOAT32, FLOAT64, Grid
 from lora_ref.verdict.oracle import Oracle
+from lora_ref.verdict.oracles import Rotation, attention
 from lora_ref.verdict.orders import AnyOrder
 
 FLOAT64_CONTRACT = Contract("float64", FLOAT64, FLOAT64, Accumulator(FLOAT64), FLOAT64)
@@ -209,5 +210,11 @@ def test_an_input_between_numbers_of_the_contract_is_named():
     with pytest.raises(ValueError, match=r"x must hold numbers of bfloat16 .* got 1.001 at \(1,\)"):
         emulate(oracle, BFLOAT16_CONTRACT)
     oracle = Oracle(oracle.kernel, {"x": np.ones(2)}, cotangent=np.array([0.3, 1.0]))
-    with pytest.raises(ValueError, match="cotangent must hold numbers of bfloat16"):
+    with pytest.raises(ValueError, match="dy must hold numbers of bfloat16"):
         emulate(oracle, BFLOAT16_CONTRACT)
+
+
+def test_the_cos_and_sin_of_a_rotation_need_not_be_on_the_grid(rng):
+    q, k, v = (BFLOAT16.round(rng.standard_normal((2, 5, 8))) for _ in range(3))
+    oracle = attention(q, k, v, rotation=Rotation(np.arange(5)))
+    assert set(emulate(oracle, BFLOAT16_CONTRACT)) == {"y"}

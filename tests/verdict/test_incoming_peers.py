@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from float8_names import FLOAT8
 
+from lora_ref.layers.normalization import rms_norm
+from lora_ref.verdict.contract import BFLOAT16_CONTRACT
 from lora_ref.verdict.grids import BFLOAT16
 from lora_ref.verdict.incoming import received, received_any
+from lora_ref.verdict.judge import judge
+from lora_ref.verdict.oracles import attention, lora_linear, oracle_of
 
 pytestmark = pytest.mark.peers
 
@@ -123,6 +127,40 @@ def made_quietly(make, torch):
 def test_a_tensor_without_plain_floats_is_refused_by_its_reason(torch, make, message):
     with pytest.raises(TypeError, match=f"^received: y .*{message}"):
         received(made_quietly(make, torch), "y")
+
+
+EYE, FACTORS = np.eye(3), (np.ones((1, 3)), np.ones((3, 1)))
+ENTRANCES = {
+    "lora_linear": lambda t: lora_linear(t, EYE, *FACTORS, scale=1.0),
+    "attention": lambda t: attention(t, EYE, EYE),
+    "mask": lambda t: attention(EYE, EYE, EYE, mask=t),
+    "oracle_of": lambda t: oracle_of(rms_norm, {"x": t, "weight": np.ones(3)}, {"eps": 1e-5}),
+    "judge": lambda t: judge(
+        {"y": t}, lora_linear(EYE, EYE, *FACTORS, scale=1.0), BFLOAT16_CONTRACT
+    ),
+}
+
+
+@pytest.mark.parametrize("enter", ENTRANCES.values(), ids=ENTRANCES)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: t.eye(3).to_sparse_csr(), r"sparse_csr.*; give \w+\.to_dense\(\)"),
+        (lambda t: t.eye(3).to_sparse_bsr((1, 1)), r"sparse_bsr.*; give \w+\.to_dense\(\)"),
+        (lambda t: t.quantize_per_tensor(t.eye(3), 0.1, 0, t.qint8), r"give \w+\.dequantize\(\)"),
+        (lambda t: t.nested.nested_tensor([t.ones(2, 3), t.ones(3, 3)]), r"give \w+\.unbind\(\)"),
+    ],
+)
+def test_every_entrance_refuses_what_has_no_plain_floats(torch, enter, make, message):
+    with pytest.raises(TypeError, match=f"^received: .*{message}"):
+        enter(made_quietly(make, torch))
+
+
+@pytest.mark.parametrize("enter", ENTRANCES.values(), ids=ENTRANCES)
+def test_every_entrance_refuses_what_is_sparse_in_jax(jax, enter):
+    sparse = pytest.importorskip("jax.experimental.sparse", reason="JAX has no sparse arrays")
+    with pytest.raises(TypeError, match=r"^received: .* got BCOO, which is sparse; .*todense\(\)"):
+        enter(sparse.BCOO.fromdense(jax.numpy.eye(3)))
 
 
 def test_a_pytorch_subclass_from_elsewhere_is_still_pytorch(torch):

@@ -118,7 +118,7 @@ def test_undecidable_counts_the_elements_that_may_overflow():
         found = one_finding(np.array(y), oracle, FLOAT16_CONTRACT)
         assert (found.status, found.undecidable, found.outside) == (Status.UNDECIDABLE, 2, 0)
         assert "overflow float16" in found.reason
-        assert "2 undecidable" in found.line()
+        assert found.line() == "y: undecidable, 2 elements may overflow float16, legally"
 
 
 def test_a_bug_beside_elements_that_may_overflow_is_a_bug():
@@ -180,6 +180,12 @@ def test_an_empty_tensor_has_nothing_to_compare():
     found = one_finding(np.zeros((0, 2)), oracle)
     assert (found.status, found.shape) == (Status.EXACT, (0, 2))
     assert "empty" in found.reason
+
+
+def test_what_is_empty_hides_no_mistake(rng):
+    x, W, A, B = (BFLOAT16.round(rng.standard_normal(s)) for s in ((0, 7), (5, 7), (3, 7), (5, 3)))
+    outcome = judge(np.zeros((0, 5)), lora_linear(x, W, A, B, scale=5 / 3), BFLOAT16_CONTRACT)
+    assert (outcome.status, outcome.diagnoses, outcome.power) == (Status.EXACT, (), ())
 
 
 def test_a_number_without_axes_is_judged():
@@ -313,3 +319,25 @@ def test_the_limit_of_the_largest_error_is_twice_that_of_gaussian_ones(count):
     assert "limit" in spread.suspicion()
     error[0] = limit * 0.99
     assert "limit" not in statistics(error, np.ones(count)).suspicion()
+
+
+@pytest.mark.parametrize("known_mistakes", [False, True])
+def test_a_bias_that_the_oracle_was_not_given_is_asked_for(known_mistakes, rng):
+    x, W, A, B, b = (
+        BFLOAT16.round(rng.standard_normal(s)) for s in ((9, 7), (11, 7), (3, 7), (11, 3), 11)
+    )
+    with_bias = emulate(lora_linear(x, W, A, B, scale=1.25, b=b), BFLOAT16_CONTRACT)
+    bare = lora_linear(x, W, A, B, scale=1.25)
+    found = judge(with_bias, bare, BFLOAT16_CONTRACT, known_mistakes=known_mistakes).finding("y")
+    assert found.status is Status.BUG
+    assert found.where[0].startswith("a constant per column: a bias that the oracle does not have")
+
+
+def test_an_error_that_is_another_in_each_row_is_no_bias(rng):
+    x, W, A, B = (
+        BFLOAT16.round(rng.standard_normal(s)) for s in ((9, 7), (11, 7), (3, 7), (11, 3))
+    )
+    wrong = emulate(lora_linear(x, W, A, B, scale=2.5), BFLOAT16_CONTRACT)
+    found = judge(wrong, lora_linear(x, W, A, B, scale=1.25), BFLOAT16_CONTRACT).finding("y")
+    assert found.status is Status.BUG
+    assert not any("bias" in text for text in found.where)

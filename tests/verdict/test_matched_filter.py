@@ -16,7 +16,7 @@ from lora_ref.verdict.findings import State
 from lora_ref.verdict.grids import BFLOAT16, FLOAT32
 from lora_ref.verdict.matched_filter import diagnose
 from lora_ref.verdict.mistakes import names
-from lora_ref.verdict.mistakes.mutation import changed
+from lora_ref.verdict.mistakes.mutation import changed, value_of
 from lora_ref.verdict.oracles import lora_linear, lora_merged
 from lora_ref.verdict.path_gains import path_gains
 from lora_ref.verdict.power import blind_spots, power
@@ -64,6 +64,40 @@ def test_mistakes_that_are_equal_by_chance_are_named_together():
     oracle = linear_case(np.random.default_rng(0), BFLOAT16, scale=2.0)
     (found,) = present(judged(oracle, changed(oracle, scale=4.0), BFLOAT16))
     assert set(found.split(" or ")) == {names.APPLIED_TWICE, names.SCALE_TWICE}  # s = 2
+
+
+def test_mistakes_that_are_equal_by_chance_have_their_formulas_one_by_one_and_inputs_to_tell_them():
+    oracle = linear_case(np.random.default_rng(0), BFLOAT16, scale=3.0)  # r = 3, so s² = s r = α
+    (found,) = (
+        d for d in judged(oracle, changed(oracle, scale=9.0), BFLOAT16) if d.state == "PRESENT"
+    )
+    assert found.formula == (
+        "one of these, which these inputs do not tell apart: t = α = s·r where s; t = s² where s; "
+        "α, r and s pairwise different would"
+    )
+
+
+def advice_of(oracle, name):
+    diagnoses = judged(oracle, oracle.reference(), BFLOAT16)
+    return next(d for d in diagnoses if d.name == name).advice
+
+
+def test_an_adapter_as_training_starts_is_blind_because_its_b_is_zero():
+    right = linear_case(np.random.default_rng(0), BFLOAT16)
+    oracle = lora_linear(*(value_of(right, n) for n in "xWA"), np.zeros((11, 3)), scale=1.25)
+    assert advice_of(oracle, names.HALVED) == "another B: this one is all zero (LoRA's start)"
+
+
+def test_no_inputs_are_advised_that_these_are_already():
+    t = linear_case(np.random.default_rng(0), BFLOAT16)
+    x, W, A, B = (value_of(t, n) for n in "xWAB")
+    rank_one = lora_linear(x, W, A[:1], B[:, :1], scale=1.25)
+    assert advice_of(rank_one, names.A_TRANSPOSED) == "r > 1"
+    assert advice_of(rank_one, names.ROOT_FOR_RANK) == "r > 1"
+    assert advice_of(lora_linear(x, W, A, B, scale=1.0), names.SCALE_LEFT_OUT) == "s not 1"
+    tiny = lora_linear(x, W, A, 2.0**-20 * B, scale=1.25)
+    for name in (names.SCALE_LEFT_OUT, names.ROOT_FOR_RANK):
+        assert advice_of(tiny, name) == "a larger update: larger B, or α larger"
 
 
 def test_a_mistake_in_the_forward_alone_is_said_to_be_there():

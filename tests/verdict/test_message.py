@@ -8,6 +8,7 @@ import pytest
 from lora_ref.verdict.contract import BFLOAT16_CONTRACT
 from lora_ref.verdict.findings import Diagnosis, Finding, Outcome, State, Status
 from lora_ref.verdict.message import message
+from lora_ref.verdict.together import blind_spots_of
 
 WRONG = Finding(
     "dB",
@@ -26,7 +27,9 @@ WRONG = Finding(
 RIGHT = Finding("y", Status.ROUNDING, "", (2, 3), ratio=0.8199)
 PRESENT = Diagnosis("dB_no_scale", "dB = dyᵀ u", State.PRESENT, 1.00012, 0.00021, 4800.0)
 EXCLUDED = Diagnosis("alpha_sqrt_r", "s = α/√r", State.EXCLUDED, 0.001, 0.002, 300.0)
-OPEN = Diagnosis("no_bias", "b left out", State.UNDECIDABLE, 0.4, 0.6, 3.1)
+FEW = "it stands out by 3.1 standard deviations, 8 are needed"
+OPEN = Diagnosis("no_bias", "b left out", State.UNDECIDABLE, 0.4, 0.6, 3.1, FEW)
+HIDDEN = replace(OPEN, name="no_scale", reason="another error hides it")
 
 
 def said(*findings, **others):
@@ -37,7 +40,7 @@ def test_the_message_of_a_typical_failure_in_full():
     text = said(
         WRONG,
         RIGHT,
-        diagnoses=(PRESENT, EXCLUDED, OPEN),
+        diagnoses=(PRESENT, EXCLUDED, OPEN, HIDDEN),
         audit=("accumulates in bfloat16, where float32 is claimed",),
         power=("no_bias: use regime BALANCED",),
     )
@@ -53,8 +56,8 @@ def test_the_message_of_a_typical_failure_in_full():
         "  y: rounding, worst error/bound 0.82\n"
         "diagnosis: dB_no_scale PRESENT: dB = dyᵀ u (β = 1.0001 ± 0.0002 of the mistake is in the "
         "outputs)\n"
-        "diagnosis: 1 known mistake is EXCLUDED; UNDECIDABLE with these inputs: no_bias (would "
-        "stand out by 3.1 σ)\n"
+        "diagnosis: 1 known mistake is EXCLUDED; UNDECIDABLE: no_scale (another error hides it); "
+        "1 UNDECIDABLE with these inputs, see power\n"
         "audit: accumulates in bfloat16, where float32 is claimed\n"
         "power: no_bias: use regime BALANCED"
     )
@@ -117,13 +120,41 @@ def test_a_scalar_that_nothing_is_known_of_has_no_worst_element():
     assert "worst at" not in said(Finding("y", Status.UNDECIDABLE, "may overflow", ()))
 
 
-def test_of_undecidable_mistakes_those_that_are_nearly_visible_are_named():
-    others = [replace(OPEN, name=f"m{n}", signal=float(n)) for n in range(6)]
-    text = said(WRONG, diagnoses=tuple(others))
+def test_undecidable_mistakes_are_named_by_reason_and_those_nearly_visible_first():
+    blind = [replace(OPEN, name=f"m{n}", signal=float(n)) for n in range(6)]
+    part = "0.685 of it is there: not this mistake as it is known"
+    text = said(WRONG, diagnoses=(*blind, replace(OPEN, signal=50.0, reason=part), HIDDEN))
     assert text.endswith(
-        "UNDECIDABLE with these inputs: m5 (would stand out by 5 σ), m4 (would stand out by 4 σ), "
-        "m3 (would stand out by 3 σ), 3 more"
+        f"UNDECIDABLE: no_bias ({part}); m5, m4, m3, m2 and 2 more ({FEW}); "
+        "no_scale (another error hides it)"
     )
+
+
+def test_reasons_that_differ_in_numbers_alone_are_told_once_with_their_range():
+    other = replace(OPEN, name="later", reason=FEW.replace("3.1", "0.25"), signal=0.25)
+    assert said(WRONG, diagnoses=(OPEN, other)).endswith(
+        "no_bias and later (it stands out by 0.25 to 3.1 standard deviations, 8 are needed)"
+    )
+
+
+def test_a_wall_of_blind_spots_is_a_line_for_each_reason_with_the_advice_of_those_it_names():
+    swamped = replace(OPEN, reason="swamped", advice="a larger update; s not 1")
+    many = [replace(swamped, name=f"m{n}", signal=50.0 - n) for n in range(27)]
+    first, second = blind_spots_of([*many, OPEN, HIDDEN])
+    assert first == ("m0, m1, m2, m3 and 23 more: swamped; to see it: a larger update; or s not 1")
+    assert second == f"no_bias: {FEW}"
+
+
+def test_ulps_are_not_told_where_zero_is_expected():
+    text = said(replace(WRONG, expected=0.0, ulps=1.26e39))
+    assert "where 0 is expected, bound 0.00115, off by 312 bounds\n" in text
+    assert "ulps" not in text
+
+
+def test_a_line_has_no_ratio_where_all_is_exact_and_the_reason_where_nothing_is_decided():
+    assert replace(RIGHT, status=Status.EXACT, ratio=1.0).line() == "y: exact"
+    open_one = replace(RIGHT, status=Status.UNDECIDABLE, reason="the update is swamped")
+    assert open_one.line() == "y: undecidable, the update is swamped"
 
 
 def test_nan_where_a_number_is_expected_is_shown_and_comes_first():

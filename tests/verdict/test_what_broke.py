@@ -159,6 +159,21 @@ def test_e_f_attention_of_torch_in_16_bits_is_no_bug_and_not_suspect(dtype, caus
     assert all(f.status in FINE for f in outcome.findings), [f.line() for f in outcome.findings]
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("length", [33, 100, 200])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_that_torch_stores_between_tiles_are_no_bug(dtype, length, rng):
+    """Scores near 0: dv is a sum over all queries, of which torch rounds a part each 32 or 64."""
+    torch = pytest.importorskip("torch", reason="PyTorch is in the [peers] extra")
+    contract = {"bfloat16": BFLOAT16_CONTRACT, "float16": FLOAT16_CONTRACT}[dtype]
+    shape = (1, 2, length, 64)
+    drawn = (contract.inputs.round(by * rng.standard_normal(shape)) for by in (0.1, 0.1, 1, 1))
+    t = dict(zip(("q", "k", "v", "do"), drawn, strict=True))
+    actual = _sdpa(torch, t, getattr(torch, dtype), True)
+    outcome = judge(actual, attention(**t, causal=True), contract)
+    assert all(f.status in FINE for f in outcome.findings), [f.line() for f in outcome.findings]
+
+
 TWICE = np.array([1 + 2.0**-8 + 2.0**-30, -(1 + 2.0**-8 + 2.0**-30), 3 - 2.0**-7 - 2.0**-40])
 
 

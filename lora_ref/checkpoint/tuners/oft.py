@@ -7,7 +7,7 @@
 
 Limits:  coft projects the stored numbers once more in every forward and is refused; so are series
          of fewer than 3 terms, I and I + 2 Q, which belong to no Cayley map. Of 3 terms PEFT makes
-         what it makes of 4. A block width that PEFT had to adjust is taken from the file
+         what it makes of 4. More than 1000 would only cost time. A block width that PEFT had to adjust is taken from the file
 Source:  PEFT 0.21.2, tuners/oft/layer.py, OFTRotationModule._cayley_batch, OFTLayer.update_layer
 """
 
@@ -43,7 +43,7 @@ TUNER = Tuner(
     {
         "use_cayley_neumann": Field(True, is_flag, "true or false"),
         "num_cayley_neumann_terms": Field(
-            5, lambda v: type(v) is int and 3 <= v < 1000, "an integer of at least 3"
+            5, lambda v: type(v) is int and 3 <= v <= 1000, "an integer from 3 to 1000"
         ),
         "block_share": Field(False, is_flag, "true or false"),
         "coft": Field(False, lambda v: v is False, "false: its projection is no part of the map"),

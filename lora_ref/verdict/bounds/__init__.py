@@ -33,7 +33,9 @@ class Bounds:
 
 def bounds(oracle: Oracle, contract: Contract, *, variance: bool = True) -> dict[str, Bounds]:
     """Name of an output -> its bounds, for whatever the contract admits."""
-    arrays = [a for _, a in leaves((dict(oracle.inputs), oracle.cotangent)) if is_real(a)]
+    static = {n: t for n, t in oracle.static.items() if n != "mask"}  # −1e9 is no size there
+    given = (dict(oracle.inputs), static, oracle.cotangent)
+    arrays = [a for _, a in leaves(given) if is_real(a)]
     small = moderate(arrays) and contract.store.precision < 53
     arithmetic = Arithmetic(contract, np.dtype(np.float32 if small else np.float64), variance)
     forms = contract.forms

@@ -103,7 +103,7 @@ class Arithmetic:
         half_ulp(upper, grid, e_out)
         if e is not None:
             e_out += e
-        if grid.overflows_soon or self.dtype == np.float64:
+        if self.ends_near(grid):
             e_out[size + e_out > grid.largest] = np.inf
         if s_out is not None:
             half_ulp_squared(size, grid, s_out)
@@ -119,7 +119,7 @@ class Arithmetic:
         scaled = a.times(c)
         if not is_power_of_two(c):
             return self.rounded(scaled)
-        if abs(c) == 1 or not self.contract.store.overflows_soon:
+        if abs(c) == 1 or not self.ends_near(self.contract.store):
             return scaled
         lost = self.lost(scaled.upper, c)
         e = lost if scaled.e is None else scaled.e + lost
@@ -160,10 +160,14 @@ class Arithmetic:
         size = size_of(v, self.dtype, (2 * kappa / 3) ** 0.5)
         return np.multiply(size, size, out=size)
 
+    def ends_near(self, grid: Grid) -> bool:
+        """Whether numbers may leave a grid; companions in float32 have data of moderate size."""
+        return grid.overflows_soon or self.dtype == np.float64
+
     @property
     def may_leave_range(self) -> bool:
-        """Whether sums may overflow or underflow; companions in float32 have small data only."""
-        return self.contract.accumulate.grid.overflows_soon or self.dtype == np.float64
+        """Whether sums may overflow or underflow."""
+        return self.ends_near(self.contract.accumulate.grid)
 
     def leave_range(self, e: np.ndarray, upper: np.ndarray, terms: int) -> None:
         """Adds to e what sums of size up to `upper` lose at either end of the accumulator."""

@@ -3,14 +3,10 @@
 Math, with v the result and e_a, e_b the errors of the operands:
     a b        e = |a| e_b + e_a |b|₊
     a / b      e = (e_a + |v| e_b) / (|b| − e_b),  unknown where |b| ≤ e_b
-    f(a)       e = the largest |f(a + t) − f(a)| for |t| ≤ e_a, plus the ulps of f itself
     where      the chosen one; where the choice itself is uncertain, what covers both
 Source:
     First-order variances: S = f'(a)² S_a, b² S_a + a² S_b.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,7 +46,7 @@ class Operation(Rounded):
         """With the factors on the result, or on the operands as the text has them."""
         later, arithmetic = super()._enclose(c), self.arithmetic
         exact = all(is_power_of_two(c_i) for c_i, _ in self.operands)
-        if exact and not arithmetic.contract.store.overflows_soon:
+        if exact and not arithmetic.ends_near(arithmetic.contract.store):
             return later
         if all(c_i == 1 for c_i, _ in self.operands):
             return later
@@ -109,51 +105,6 @@ class Quotient(Operation):
             return e, None if s is None else s / b.square
 
 
-@dataclass(frozen=True)
-class Function:
-    """f, and the largest change and the derivative of f, from (v, f(v), e_a)."""
-
-    f: Callable[[np.ndarray], np.ndarray]
-    change: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    derivative: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ulps: bool = True  # whether f has an error of its own, the contract's exp_ulps
-
-
-class Applied(Rounded):
-    """f(c_a a); what c_a is rounded to counts."""
-
-    def __init__(self, function: Function, a: Node, c_a: float):
-        super().__init__(a.arithmetic, a.shape)
-        self.function, self.a, self.c_a = function, a, c_a
-
-    def _evaluate(self) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return self.function.f(self.c_a * self.a.value())
-
-    def _error(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        a, arithmetic, f = self.a.enclosure(self.c_a), self.arithmetic, self.function
-        v = self.value()
-        with np.errstate(all="ignore"):
-            e = None if a.e is None else f.change(a.v, v, a.e.astype(float)).astype(a.dtype)
-            if f.ulps:
-                own = np.abs(v) * (2 * arithmetic.contract.exp_ulps * self._roundoff())
-                e = own.astype(a.dtype) if e is None else e + own.astype(a.dtype)
-            if e is not None:
-                e = np.where(np.isnan(e), np.inf, e).astype(a.dtype)
-            if not arithmetic.variance:
-                return e, None
-            own_s = None
-            if f.ulps and arithmetic.functions_show:
-                own_s = arithmetic.function_variance(np.abs(v).astype(a.dtype))
-            if a.s is None:
-                return e, own_s
-            slope = f.derivative(a.v, v)
-            return e, total_of((slope * slope).astype(a.dtype) * a.s, own_s)
-
-    def _roundoff(self) -> float:
-        return self.arithmetic.contract.accumulate.roundoff
-
-
 class Chosen(Node):
     """a where `choice` holds and b elsewhere; `doubtful` marks where the choice is uncertain."""
 
@@ -209,6 +160,7 @@ def _of(size: np.ndarray, e: np.ndarray | None) -> np.ndarray | None:
 
 
 def total_of(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    """a + b, None standing for zero."""
     if a is None or b is None:
         return a if b is None else b
     return a + b

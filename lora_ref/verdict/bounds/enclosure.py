@@ -123,8 +123,11 @@ def magnitude(size: np.ndarray, factor: float) -> np.ndarray:
 
 
 def half_ulp(a: np.ndarray, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
-    """h(a), elementwise, of a's dtype; not below the half of the least number."""
-    h = _power_of_two(a, grid.roundoff, out)
+    """h(a), elementwise, of a's dtype; not below the half of the least number.
+
+    Twice that on float64, where v itself is off by as much.
+    """
+    h = _power_of_two(a, grid.roundoff * (2 if grid.precision == 53 else 1), out)
     if a.dtype == np.float32 and grid.emin < -100:
         h += np.float32(_FLOOR)  # also at 0: this costs one pass, and to leave 0 out costs three
         return h

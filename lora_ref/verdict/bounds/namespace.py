@@ -5,28 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import erf as plain_erf
+from .. import tiles
 from .arithmetic import Arithmetic
 from .bounded import Bounded, Doubtful, joined, leaf
-from .elementwise import Applied, Chosen, Function
-from .enclosure import Enclosure
+from .elementwise import Chosen
+from .functions import ERF, EXP, LOG, SQRT, TANH, Applied, Function, Lipschitz
 from .nodes import Either, Node, Pending
+from .products import Product
 from .reductions import Norm, SumAlong
 from .weights import EXCLUDED, LogWeights, Weights, WeightsAgain
-
-_EXP = Function(np.exp, lambda a, v, e: v * np.expm1(e), lambda a, v: v)
-_LOG = Function(np.log, lambda a, v, e: -np.log1p(-e / a), lambda a, v: 1 / a)
-_TANH = Function(np.tanh, lambda a, v, e: np.minimum(e, 2), lambda a, v: 1 - v * v)
-_ERF = Function(
-    plain_erf,
-    lambda a, v, e: np.minimum(2 / np.pi**0.5 * e, 2),
-    lambda a, v: 2 / np.pi**0.5 * np.exp(-a * a),
-)
-_SQRT = Function(
-    np.sqrt,
-    lambda a, v, e: np.where(a > e, v - np.sqrt(np.maximum(a - e, 0)), np.sqrt(np.abs(a) + e)),
-    lambda a, v: np.where(v > 0, 0.5 / v, 0),
-)
 
 
 class Namespace:
@@ -130,19 +117,19 @@ class Namespace:
         return Bounded(self, (c, SumAlong(node, along, keepdims, c)))
 
     def exp(self, t: Bounded) -> Bounded:
-        return self._applied(_EXP, t)
+        return self._applied(EXP, t)
 
     def log(self, t: Bounded) -> Bounded:
-        return self._applied(_LOG, t)
+        return self._applied(LOG, t)
 
     def tanh(self, t: Bounded) -> Bounded:
-        return self._applied(_TANH, t)
+        return self._applied(TANH, t)
 
     def erf(self, t: Bounded) -> Bounded:
-        return self._applied(_ERF, t)
+        return self._applied(ERF, t)
 
     def sqrt(self, t: Bounded) -> Bounded:
-        return self._applied(_SQRT, t)
+        return self._applied(SQRT, t)
 
     def _applied(self, function: Function, t: Bounded) -> Bounded:
         c, node = t.one()
@@ -158,7 +145,7 @@ class Namespace:
 
     def _moved(self, t: Bounded, f: Callable[[np.ndarray], np.ndarray]) -> Bounded:
         c, node = t.one()
-        return Bounded(self, (1.0, _Lipschitz(node, c, f)))
+        return Bounded(self, (1.0, Lipschitz(node, c, f)))
 
     def max(self, t: Any, *, axis: int | None = None, keepdims: bool = False) -> Any:
         return np.max(t, axis=axis, keepdims=keepdims)
@@ -177,7 +164,9 @@ class Namespace:
         return Bounded(self, (1.0, Chosen(np.asarray(condition), doubtful, *nodes)))
 
     def index_sum(self, index: np.ndarray, d: Bounded, size: int) -> Bounded:
-        return self.bounded(np.asarray(index == np.arange(size)[:, None], dtype=float)) @ d
+        one_hot = self.bounded(np.asarray(index == np.arange(size)[:, None], dtype=float))
+        (c, a), (factor, b) = one_hot.one(), d.one()
+        return Bounded(self, (factor, Product(a, b, c, factor, loads=False)))
 
     # The named functions.
 
@@ -193,8 +182,22 @@ class Namespace:
         else:
             added = mask.value() if isinstance(mask, Bounded) else np.asarray(mask)
             keep = added > EXCLUDED
+            if (low := self._swamped(z, added)) is not None:
+                keep = keep & ~low
             z = z + np.where(keep, added, 0.0)
         return z, None if keep is None else np.broadcast_to(np.asarray(keep), z.shape)
+
+    def _swamped(self, z: Bounded, added: np.ndarray) -> np.ndarray | None:
+        """Where a mask is near the end of the grid that scores are stored on, as −65504 is.
+
+        Scores that are small beside it cannot bring its keys back, and whether a sum overflows
+        makes no difference then. In a row with such keys alone it is the scores that decide.
+        """
+        largest, scores = self.arithmetic.contract.store.largest, z.stored()
+        if not float(scores.upper.max(initial=0)) < largest / 8:
+            return None
+        low = added <= -largest / 2
+        return low & ~low.all(axis=-1, keepdims=True)
 
     def log_softmax(self, z: Bounded) -> Bounded:
         c, node = z.one()
@@ -206,6 +209,18 @@ class Namespace:
             return t
         return Bounded(self, (c, Either([node, WeightsAgain(node)])))
 
+    def over_queries(self, a: Bounded, b: Bounded) -> Bounded:
+        return self._in_tiles(a, b, tiles.queries(a.shape[-1]))
+
+    def over_keys(self, a: Bounded, b: Bounded) -> Bounded:
+        return self._in_tiles(a, b, tiles.keys(a.shape[-1]))
+
+    def _in_tiles(self, a: Bounded, b: Bounded, tile: int) -> Bounded:
+        if not self.arithmetic.contract.forms.tiled:
+            return a @ b
+        (c, of_a), (d, of_b) = a.one(), self.bounded(b).one()
+        return Bounded(self, (c * d, Product(of_a, of_b, c, d, tile=tile)))
+
     def norm(self, v: Bounded, axis: int) -> Bounded:
         c, node = v.one()
         return Bounded(self, (abs(c), Norm(node, axis, c)))
@@ -215,21 +230,6 @@ class Namespace:
             return alternatives[0]()
         found = [_as_node(alternative()) for alternative in alternatives]
         return Bounded(self, (1.0, Either(found)))
-
-
-class _Lipschitz(Node):
-    """|f(a) − f(b)| ≤ |a − b|, computed exactly."""
-
-    def __init__(self, a: Node, c: float, f: Callable[[np.ndarray], np.ndarray]):
-        super().__init__(a.arithmetic, a.shape)
-        self.a, self.c, self.f = a, c, f
-
-    def _evaluate(self) -> np.ndarray:
-        return self.f(self.c * self.a.value())
-
-    def _enclose(self, c: float) -> Enclosure:
-        a = self.a.enclosure(self.c)
-        return Enclosure(self.value(), a.e, a.s, a.dtype).times(c)
 
 
 def _seen(t: Any, f: Callable[[np.ndarray], np.ndarray]) -> Any:

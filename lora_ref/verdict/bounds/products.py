@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tiles import between
 from .arithmetic import Arithmetic
 from .chunks import chunks, flat
 from .enclosure import VARIANCE_UNIT, Enclosure, half_ulp, is_power_of_two
@@ -21,10 +22,14 @@ from .nodes import Node
 class Product(Node):
     """(c_a a) (c_b b) of matrices, the factors pending in the term that holds the node."""
 
-    def __init__(self, a: Node, b: Node, c_a: float, c_b: float):
+    def __init__(
+        self, a: Node, b: Node, c_a: float, c_b: float, loads: bool = True, tile: int | None = None
+    ):
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         super().__init__(a.arithmetic, (*batch, a.shape[-2], b.shape[-1]))
         self.a, self.b, self.c_a, self.c_b = a, b, abs(c_a), abs(c_b)
+        self.load = self.arithmetic.loaded if loads else _as_it_is
+        self.tile = tile
 
     @property
     def cost(self) -> int:
@@ -48,25 +53,31 @@ class Product(Node):
     @property
     def _may_leave_range(self) -> bool:
         """Whether a power of two may cost something, on the way to a product or from it."""
-        contract = self.arithmetic.contract
-        return any(grid.overflows_soon for grid in (contract.store, contract.load) if grid)
+        contract, ends_near = self.arithmetic.contract, self.arithmetic.ends_near
+        grids = (contract.store, contract.load, contract.accumulate.grid)
+        return any(ends_near(grid) for grid in grids if grid)
 
     def _anywhere(self, c: float, c_a: float, c_b: float) -> Enclosure:
         """c (c_a a) (c_b b) with c on the result, or on either operand."""
         arithmetic = self.arithmetic
         a, b = (
-            arithmetic.loaded(node.enclosure(factor))
-            for node, factor in ((self.a, c_a), (self.b, c_b))
+            self.load(node.enclosure(factor)) for node, factor in ((self.a, c_a), (self.b, c_b))
         )
         v, inner = self.value(), c_a * c_b
         e, s = product(arithmetic, a, b, v, inner)
+        e = self._stored_between(e, inner) if self.tile else e
         exact = is_power_of_two(c)
         if c == 1 or (exact and not self._may_leave_range):
             return arithmetic.store(v, *_times(e, s, c), factor=c * inner)
         stored = arithmetic.store(v, e, s, factor=inner)
         of_e, of_s = self._in_place(e, c), self._in_place(s, c * c)
+        if arithmetic.may_leave_range:  # with c on an operand the sums themselves are c times that
+            gamma = arithmetic.gamma(a.base.shape[-1])
+            arithmetic.leave_range(of_e, of_e / of_e.dtype.type(gamma), a.base.shape[-1])
         if exact:
             found = [arithmetic.scaled(stored, c)]
+            if arithmetic.contract.scale.operand and arithmetic.may_leave_range:
+                found.append(arithmetic.store(v, of_e, of_s, factor=c * inner))
             for side, operand in ((0, a), (1, b)):
                 if arithmetic.contract.scale.operand and self._scaling(operand, c).any():
                     more, more_s = self._on(side, a, b, c)
@@ -93,6 +104,23 @@ class Product(Node):
                 np.maximum(most_s, s, out=most_s)
         return arithmetic.store(v, most, most_s, size=size, factor=c * inner)
 
+    def _stored_between(self, e: np.ndarray, c: float) -> np.ndarray:
+        """e of c times the sum, rounded after each tile but the last: h(|S_j| + e) for each."""
+        arithmetic, tile, terms = self.arithmetic, self.tile or 1, self.a.shape[-1]
+        contract = arithmetic.contract
+        if terms <= tile or contract.store.roundoff <= contract.accumulate.roundoff:
+            return e
+        a, b = (t.value().astype(arithmetic.dtype) for t in (self.a, self.b))
+        total: Any = 0
+        for stop in between(terms, tile):
+            part = slice(stop - tile, stop)
+            total = total + a[..., part] @ b[..., part, :]
+            upper = np.abs(total)
+            upper *= arithmetic.dtype.type(abs(c))
+            upper += e
+            e = e + half_ulp(upper, contract.store)
+        return e
+
     @staticmethod
     def _in_place(t: Any, factor: float) -> Any:
         return t if t is None else np.multiply(t, t.dtype.type(factor), out=t)
@@ -104,13 +132,13 @@ class Product(Node):
         arithmetic = self.arithmetic
         operands = [self.a.enclosure(c_a), self.b.enclosure(c_b)]
         operands[side] = arithmetic.scaled(operands[side], c)
-        a, b = (arithmetic.loaded(t) for t in operands)
+        a, b = (self.load(t) for t in operands)
         return product(arithmetic, a, b, self.value(), c * c_a * c_b)
 
     def _leaves_load(self, operand: Enclosure, c: float) -> bool:
         """Whether c times an operand is where the grid of a product's inputs ends."""
         grid = self.arithmetic.contract.load
-        if grid is None or not grid.overflows_soon:
+        if grid is None or not self.arithmetic.ends_near(grid):
             return False
         upper = operand.upper * self.arithmetic.dtype.type(c)
         ends = (upper > grid.largest) | ((upper > 0) & (upper < 2.0**grid.emin))
@@ -123,7 +151,7 @@ class Product(Node):
             return self.arithmetic.lost(upper, c)
         grid = self.arithmetic.contract.store
         rounding = half_ulp(upper, grid)
-        if grid.overflows_soon:
+        if self.arithmetic.ends_near(grid):
             rounding[upper + rounding > grid.largest] = np.inf
         return rounding
 
@@ -199,6 +227,10 @@ def _product_variance(
             return np.full(v.shape, floor)
         s += floor
     return s
+
+
+def _as_it_is(a: Enclosure) -> Enclosure:
+    return a
 
 
 def _plus(a: np.ndarray | None, b: np.ndarray | None) -> Any:

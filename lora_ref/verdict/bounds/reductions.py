@@ -2,7 +2,7 @@
 
 Math:
     Σ a     e = Σ e_a + γ Σ |a|₊                          S = Σ S_a + κ a²
-    ‖a‖     e = ‖e_a‖ + (K + 4) u ‖a‖₊, since ‖a + t‖ − ‖a‖ ≤ ‖t‖;  S = Σ a² S_a / ‖a‖²
+    ‖a‖     e = ‖e_a‖ + (γ/2 + 2u) ‖a‖₊, since ‖a + t‖ − ‖a‖ ≤ ‖t‖;  S = Σ a² S_a / ‖a‖²
 """
 
 import numpy as np
@@ -68,7 +68,8 @@ class Norm(Operation):
         inflation = number(arithmetic.inflation(terms))
         moved = 0 if a.e is None else np.sqrt(self._dot(a.e, a.e))
         moved += number(terms**0.5 * _UNDERFLOW)
-        e = (moved + (size + moved) * number(arithmetic.gamma(terms + 2))) * inflation
+        own = arithmetic.gamma(terms) / 2 + 2 * arithmetic.contract.accumulate.roundoff
+        e = (moved + (size + moved) * number(own)) * inflation
         if arithmetic.may_leave_range:
             grid = arithmetic.contract.accumulate.grid
             e += number((terms * grid.smallest) ** 0.5)

@@ -98,7 +98,7 @@ class Sum(Node):
                 total *= number(1 + 2 * len(terms) * grid.roundoff)
             extra = half_ulp(total, grid)
             extra *= number(len(terms) - 2)
-            if grid.overflows_soon:
+            if self.arithmetic.ends_near(grid):
                 extra[total > grid.largest] = np.inf
             out += extra
 

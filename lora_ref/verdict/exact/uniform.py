@@ -4,6 +4,8 @@ Math:
     q = 0, so all scores are 0 and a query that may attend to n keys has p = 1/n. Where n is a
     power of two, p is on every grid, and o is the mean of n small integers, exactly. It sees what
     one-hot attention cannot: a sum that is not divided, a key counted twice, padding that counts.
+    Parts of the keys that are merged by their logsumexps have weights that are no powers of two:
+    admitted is what (32 (j + 1) + n) u₃₂ of the mean of |v| comes to, as in `uniform_gradients`.
 """
 
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ def equal_scores(mine: Implementation, case: AttentionCase) -> Iterator[Failure]
     means = (case.allowed @ v) / np.maximum(counts, 1)[:, None]
     due = np.repeat(means, case.heads // case.kv_heads, axis=1)
     if y.shape == due.shape:
-        y = np.where(rows[:, None], y, due)
+        unit = (32 * (np.log2(np.maximum(counts, 1)) + 1) + counts) * 2.0**-24
+        size = (case.allowed @ np.abs(v)) / np.maximum(counts, 1)[:, None] * unit[:, None]
+        near = np.abs(y - due) <= np.repeat(size, case.heads // case.kv_heads, axis=1)
+        y = np.where(rows[:, None] & ~near, y, due)
     says = "is not the mean of the values at equal scores"
     yield from compared("equal_scores", {"y": y}, {"y": due}, says, AXES)

@@ -27,7 +27,7 @@ def bias_twice(oracle: Oracle) -> Outputs | None:
     return _with(oracle, 2.0)
 
 
-@mistake(names.BIAS_SCALED, "s·b where b", ADVICE + ", and s not 1")
+@mistake(names.BIAS_SCALED, "s·b where b", ADVICE + "; s not 1")
 def bias_scaled(oracle: Oracle) -> Outputs | None:
     return _with(oracle, value_of(oracle, "scale"))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...adapters.lora import LoRA
+from ...arrays import row_sum
 from ...layers.linear import linear
 from ..oracle import Oracle
 from . import names
@@ -44,7 +45,7 @@ def norm_of_base(oracle: Oracle) -> Outputs | None:
     return _with_factor(oracle, f, detach_norm=True)
 
 
-@mistake(names.NORM_UNSCALED, "m/‖W + BA‖ where m/‖W + s·BA‖", ADVICE + ", and s not 1")
+@mistake(names.NORM_UNSCALED, "m/‖W + BA‖ where m/‖W + s·BA‖", ADVICE + "; s not 1")
 def norm_unscaled(oracle: Oracle) -> Outputs | None:
     return _with_factor(oracle, _lengths(_direction(oracle)) / _lengths(_direction(oracle, 1.0)))
 
@@ -71,8 +72,44 @@ def magnitude_on_update(oracle: Oracle) -> Outputs | None:
     return outputs
 
 
-@mistake(names.NORM_WRONG_AXIS, "m_j (W + s·BA)_ij / ‖(W + s·BA)_·j‖", "W square")
-def norm_wrong_axis(oracle: Oracle) -> Outputs | None:
+def _through_norms(oracle: Oracle, outputs: Outputs, dc: np.ndarray) -> Outputs:
+    """dA and dB with what the gradient dc of the columns' norms adds, unless they are held."""
+    if value_of(oracle, "detach_norm"):
+        return outputs
+    V, A, B, s = _direction(oracle), *(value_of(oracle, n) for n in ("A", "B", "scale"))
+    dV = V * (dc / np.linalg.norm(V, axis=0))
+    return mapped(outputs, dA=lambda t: t + s * (B.T @ dV), dB=lambda t: t + s * (dV @ A.T))
+
+
+@mistake(names.COLUMN_NORMS, "m_i V_ij / ‖V_·j‖, V = W + s·BA")
+def column_norms(oracle: Oracle) -> Outputs | None:
+    """A LoRA layer on x/c between the magnitude and the norms c of the columns."""
+    A, B, x, s, m = (value_of(oracle, n) for n in ("A", "B", "x", "scale", "m"))
+    c, b, dy = np.linalg.norm(_direction(oracle), axis=0), value_of(oracle, "b"), oracle.cotangent
+    given = {} if dy is None else {"cotangent": m * dy}
+    found = changed(oracle, OF_WEIGHT, adapter=LoRA(A, B, s), x=x / c, **given)
+    h = found["y"] if b is None else found["y"] - b
+    outputs = {**found, "y": m * h if b is None else m * h + b}
+    if dy is None:
+        return outputs
+    outputs |= {"dx": found["dx"] / c, "dm": row_sum(dy * h)}
+    return _through_norms(oracle, outputs, -row_sum(x * outputs["dx"]) / c)
+
+
+@mistake(names.COLUMN_NORMS_ON_ROWS, "m_i V_ij / ‖V_·i‖, V = W + s·BA", "W square")
+def column_norms_on_rows(oracle: Oracle) -> Outputs | None:
+    V = _direction(oracle)
+    if V.shape[0] != V.shape[1]:
+        return None
+    c = np.linalg.norm(V, axis=0)
+    outputs = _with_factor(oracle, _lengths(V) / c, detach_norm=True)
+    if oracle.cotangent is None:
+        return outputs
+    return _through_norms(oracle, outputs, -outputs["dm"] * value_of(oracle, "m") / c)
+
+
+@mistake(names.ALONG_INPUTS, "m_j V_ij / ‖V_·j‖, V = W + s·BA", "W square")
+def along_inputs(oracle: Oracle) -> Outputs | None:
     V, m = _direction(oracle), value_of(oracle, "m")
     if V.shape[0] != V.shape[1]:
         return None
@@ -82,12 +119,23 @@ def norm_wrong_axis(oracle: Oracle) -> Outputs | None:
     return mapped(outputs, dx=lambda t: g * t)
 
 
-@mistake(
-    names.OTHER_GRADIENT, "the norm held constant, or not", "a larger update, and judge dA, dB"
-)
-def other_gradient(oracle: Oracle) -> Outputs | None:
-    outputs = changed(oracle, ("dA", "dB"), detach_norm=not value_of(oracle, "detach_norm"))
-    return outputs or None
+def _with_norm_held(oracle: Oracle, held: bool) -> Outputs | None:
+    if value_of(oracle, "detach_norm") == held:
+        return None
+    return changed(oracle, ("dA", "dB"), detach_norm=held) or None
+
+
+GRADIENTS = "a larger update, and judge dA, dB"
+
+
+@mistake(names.NORM_HELD, "‖V‖ constant in dA and dB, where detach_norm=False is asked", GRADIENTS)
+def norm_held(oracle: Oracle) -> Outputs | None:
+    return _with_norm_held(oracle, True)
+
+
+@mistake(names.NORM_NOT_HELD, "d‖V‖ in dA and dB, where detach_norm=True is asked", GRADIENTS)
+def norm_not_held(oracle: Oracle) -> Outputs | None:
+    return _with_norm_held(oracle, False)
 
 
 DORA = (
@@ -96,6 +144,9 @@ DORA = (
     magnitude_dropped,
     unnormalised,
     magnitude_on_update,
-    norm_wrong_axis,
-    other_gradient,
+    column_norms,
+    column_norms_on_rows,
+    along_inputs,
+    norm_held,
+    norm_not_held,
 )

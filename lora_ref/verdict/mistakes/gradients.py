@@ -47,7 +47,7 @@ def dx_without_update(oracle: Oracle) -> Outputs | None:
     return _of_gradients(oracle, ("dx",), scale=0.0)
 
 
-@mistake(names.DX_UNSCALED, "dx = dy W + dy B A", "a larger update, and s not 1")
+@mistake(names.DX_UNSCALED, "dx = dy W + dy B A", "a larger update; s not 1")
 def dx_unscaled(oracle: Oracle) -> Outputs | None:
     return _of_gradients(oracle, ("dx",), scale=1.0)
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..oracle import Oracle
 from . import names
+from .advice import RANK_ABOVE_ONE
 from .mutation import Outputs, changed, mapped, mistake, value_of
 
 ADVICE = "a larger update, and A and B dense"
+OF_RANKS = f"{ADVICE}; {RANK_ABOVE_ONE}"
 
 
 def _flipped(t: np.ndarray) -> np.ndarray:
@@ -31,19 +33,19 @@ def _factors(oracle: Oracle) -> tuple[np.ndarray, np.ndarray]:
     return value_of(oracle, "A"), value_of(oracle, "B")
 
 
-@mistake(names.A_TRANSPOSED, "A's memory as (in, r)", ADVICE)
+@mistake(names.A_TRANSPOSED, "A's memory as (in, r)", OF_RANKS)
 def a_transposed(oracle: Oracle) -> Outputs | None:
     A, _ = _factors(oracle)
     return mapped(changed(oracle, A=_flipped(A)), dA=_unflipped)
 
 
-@mistake(names.B_TRANSPOSED, "B's memory as (r, out)", ADVICE)
+@mistake(names.B_TRANSPOSED, "B's memory as (r, out)", OF_RANKS)
 def b_transposed(oracle: Oracle) -> Outputs | None:
     _, B = _factors(oracle)
     return mapped(changed(oracle, B=_flipped(B)), dB=_unflipped)
 
 
-@mistake(names.BOTH_TRANSPOSED, "A's memory as (in, r), B's as (r, out)", ADVICE)
+@mistake(names.BOTH_TRANSPOSED, "A's memory as (in, r), B's as (r, out)", OF_RANKS)
 def both_transposed(oracle: Oracle) -> Outputs | None:
     A, B = _factors(oracle)
     outputs = changed(oracle, A=_flipped(A), B=_flipped(B))
@@ -81,7 +83,7 @@ def base_transposed(oracle: Oracle) -> Outputs | None:
     return changed(oracle, W=W.T) if W.shape[0] == W.shape[1] else None
 
 
-@mistake(names.RANK_REVERSED, "Σ_k b_k a_{r−1−k}", ADVICE)
+@mistake(names.RANK_REVERSED, "Σ_k b_k a_{r−1−k}", OF_RANKS)
 def rank_reversed(oracle: Oracle) -> Outputs | None:
     A, _ = _factors(oracle)
     if A.shape[0] < 2:
@@ -89,7 +91,7 @@ def rank_reversed(oracle: Oracle) -> Outputs | None:
     return mapped(changed(oracle, A=A[::-1]), dA=lambda t: t[::-1])
 
 
-@mistake(names.RANK_SHIFTED, "Σ_k b_k a_{k−1}", ADVICE)
+@mistake(names.RANK_SHIFTED, "Σ_k b_k a_{k−1}", OF_RANKS)
 def rank_shifted(oracle: Oracle) -> Outputs | None:
     A, _ = _factors(oracle)
     if A.shape[0] < 3:  # of two it is the reversal

@@ -68,11 +68,14 @@ GRADIENTS_AVERAGED = "parameters' gradients averaged over the tokens"
 # DoRA
 NORM_OF_BASE = "norm of W in place of W + s·BA"
 NORM_UNSCALED = "norm of W + BA, without the scale"
-NORM_WRONG_AXIS = "norm along the wrong axis"
+COLUMN_NORMS = "norm of the input columns, magnitude of the outputs"
+COLUMN_NORMS_ON_ROWS = "norm along dim 0 in place of the norm of the outputs"
+ALONG_INPUTS = "norm and magnitude along the inputs"
 MAGNITUDE_DROPPED = "magnitude dropped"
 MAGNITUDE_ON_UPDATE = "magnitude on the update alone"
 UNNORMALISED = "norm left out"
-OTHER_GRADIENT = "the other gradient of the norm"
+NORM_HELD = "norm held constant in the gradients"
+NORM_NOT_HELD = "gradients through the norm"
 
 # attention
 MASK_IGNORED = "mask ignored"

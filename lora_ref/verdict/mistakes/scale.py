@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from ..oracle import Mistake, Oracle
 from . import names
+from .advice import LARGER_UPDATE, RANK_ABOVE_ONE, SCALE_NOT_ONE, UNLIKE
 from .mutation import Outputs, changed, value_of
 
 Factor = Callable[[float, int], float]
-ADVICE = "a larger update: larger B, or α larger; α, r and s pairwise different, and s not 1"
 
 FACTORS: tuple[tuple[str, str, Factor], ...] = (
     (names.NOT_APPLIED, "0", lambda s, r: 0.0),
@@ -42,4 +42,13 @@ def _with(factor: Factor) -> Callable[[Oracle], Outputs | None]:
     return outputs
 
 
-SCALE = tuple(Mistake(n, f"t = {text} where s", _with(f), ADVICE) for n, text, f in FACTORS)
+def _advice(factor: Factor) -> str:
+    """Inputs that show another factor than s: not those on which it is s itself."""
+    needs = {RANK_ABOVE_ONE: (2.0, 1), SCALE_NOT_ONE: (1.0, 2)}
+    met = (clause for clause, (s, r) in needs.items() if factor(s, r) == s)
+    return "; ".join((LARGER_UPDATE, *met))
+
+
+SCALE = tuple(
+    Mistake(n, f"t = {text} where s", _with(f), _advice(f), UNLIKE) for n, text, f in FACTORS
+)
