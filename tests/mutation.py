@@ -43,6 +43,8 @@ TESTS = {
     ],
     "compose": [
         "tests/compose/test_mixed_batch.py",
+        "tests/compose/test_dropout.py",
+        "tests/compose/test_strength.py",
         "tests/compose/test_combining.py",
         "tests/compose/test_combining_golden.py",
         "tests/test_attention_grid.py",
@@ -54,6 +56,16 @@ TESTS = {
         "tests/init/test_from_the_inputs.py",
         "tests/init/test_from_the_gradient.py",
     ],  # by name: collecting the peers' file would import PyTorch for every mutant
+    "plan": [
+        "tests/plan/test_plan.py",
+        "tests/plan/test_plan_published.py",
+        "tests/plan/test_plan_inputs.py",
+    ],
+    "rank": [
+        "tests/rank/test_spectra_of_updates.py",
+        "tests/rank/test_choosing_ranks.py",
+        "tests/rank/test_allocation.py",
+    ],
 }
 NUMPY_ONLY = "not read_only and not strict and not torch and not jax and not cupy"
 SWAPS = {

@@ -21,7 +21,7 @@ ROOMS = (
     {"rank", "init", "compose", "optim"},
     {"models", "verdict"},
     {"checkpoint"},
-    {"verify"},
+    {"verify", "plan"},
     {"cli"},
     {"__main__"},
 )

@@ -17,6 +17,7 @@ PACKAGES = (
     "lora_ref.layers",
     "lora_ref.adapters",
     "lora_ref.adapters.generators",
+    "lora_ref.plan",
     "lora_ref.testing",
 )
 SECTIONS = ("Math:", "Shapes:", "Source:")

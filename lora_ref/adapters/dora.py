@@ -29,7 +29,7 @@ Source:
     Liu et al. 2024, arXiv:2402.09353, section 4.1, equation (5), and section 4.3, which detaches
     the norm. PEFT 0.21.2, tuners/lora/dora.py, DoraLinearLayer, always detaches it; the authors'
     NVlabs/DoRA does with dora_simple=True. Both take the norm over the inputs, one for each output;
-    LyCORIS takes it over the outputs by default (LyCORIS#216), which is another map.
+    LyCORIS took it over the outputs until 3.2 (LyCORIS#216), which is another map: `ColumnDoRA`.
     Both compute y as x Wᵀ + (g − 1) ∘ x Wᵀ + g ∘ s (x Aᵀ) Bᵀ.
 """
 

@@ -1,7 +1,8 @@
 """DoRA by column: each column of the weight, one for each input, is a length and a direction.
 
-The same words as DoRA's, "column-wise norm", read for the weight as PyTorch stores it. It is another
-map: lengths and g = m / c belong to the inputs, so x is scaled before the layer and not y behind.
+The same words as DoRA's, "column-wise norm", read for the weight as PyTorch stores it. It is
+another map: lengths and g = m / c belong to the inputs, so x is scaled before the layer and not y
+behind it.
 
 Math:
     V = W + s B A        c = ‖V‖ by column        g = m / c

@@ -1,7 +1,8 @@
 """DoRA for a convolution: one magnitude for each output channel, the direction is its whole kernel.
 
 Math:
-    V = W + ΔW of the ConvLoRA inside        c[o] = ‖V[o]‖ over channels and offsets        g = m / c
+    V = W + ΔW of the ConvLoRA inside        c[o] = ‖V[o]‖, over channels and offsets
+    g = m / c
     W'[o] = g[o] V[o]
     y = g ∘ (conv(x, W) + s conv(conv(x, A), B)), g along the channels of y
 

@@ -17,15 +17,16 @@ Init:
 Errors:
     ShapeError if m does not have one entry for each feature; those of the EmbeddingLoRA inside.
 Limits:
-    It is DoRA of Eᵀ, whose outputs are the features, not of E as the linear layer that a tied output
-    would be: there g would belong to the inputs. So a tied pair has no common adapter of this kind.
-    With the full gradient every row of the vocabulary that V has takes part in dA, not only the ids
-    of the batch; with the norm held constant dA has the columns of the batch alone.
+    It is DoRA of Eᵀ, whose outputs are the features, not of E as the linear layer that a tied
+    output would be: there g would belong to the inputs. So a tied pair has no common DoRA.
+    With the full gradient dA is dense, since every id of the vocabulary moves the norm; with the
+    norm held constant it has the columns of the batch's ids alone.
     ids have no gradient, and padding is as in EmbeddingLoRA. A model that multiplies its embeddings
     by a number does so outside, and m knows nothing of it.
 Source:
-    PEFT 0.21.2, tuners/lora/dora.py, DoraEmbeddingLayer, which always detaches the norm and computes
-    y as g ∘ E[ids] + g ∘ s A[:, ids]ᵀ Bᵀ. The paper, arXiv:2402.09353, has linear layers alone.
+    PEFT 0.21.2, tuners/lora/dora.py, DoraEmbeddingLayer, which always detaches the norm and
+    computes y as g ∘ E[ids] + g ∘ s A[:, ids]ᵀ Bᵀ. The paper, arXiv:2402.09353, has linear layers
+    alone.
 """
 
 from dataclasses import dataclass

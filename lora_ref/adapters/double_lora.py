@@ -21,9 +21,10 @@ Limits:
     It reaches what LoRA of rank r₁ + r₂ reaches, with as many parameters and, entry by entry, the
     same gradients: what it has over LoRA at the same count is the scale, and nothing else.
 Source:
-    The public text "LoRA and its variants" that lists "DoRA (Double Low Rank Adaption)": a second
-    set of low-rank matrices beside LoRA's, W' = W + ΔW with B₁, A₁, B₂, A₂. It names neither scale
-    nor initialisation; both are LoRA's here. PEFT has no such method: it holds `as_lora`.
+    The survey among the source texts (docs/source_texts.md), "DoRA (Double Low Rank Adaption)": a
+    second set of low-rank matrices beside LoRA's, with B₁, A₁, B₂, A₂. As we have it, it names
+    neither scale nor initialisation; both are LoRA's here. PEFT has no such method: its file and
+    its layers hold `as_lora`.
 """
 
 from dataclasses import dataclass

@@ -115,16 +115,21 @@ def _print_table(console: Console, verdicts: list[Verdict]) -> None:
         name = Text(elided(printable(v.name), room))
         row = name, Text(v.status, STYLES[v.status]), *map(Text, figures(v.measure))
         table.add_row(*row, *([] if narrow else [Text(printable(short(v)))]))
-    if console.is_terminal:
-        console.print(table)
-    else:
-        with console.capture() as captured:
-            console.print(table)
-        for line in captured.get().splitlines():
-            console.print(Text(line.rstrip()), soft_wrap=True)
+    print_rows(console, table)
     for text, count in Counter(short(v) for v in verdicts if v.status != Status.BUG).items():
         if narrow:
             _print(console, f"{count:,} {'tensor' if count == 1 else 'tensors'}: {text}")
+
+
+def print_rows(console: Console, table: Table) -> None:
+    """A table, fitted on a terminal, and without spaces at the ends of lines anywhere else."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def _left_alone(report: Report) -> list[str]:

@@ -1,26 +1,17 @@
 """What an adapter on a model costs before anything is trained: numbers, bytes and FLOPs.
 
-    model = read_model("path/to/config.json")
-    plan(model, LowRank(8), targets=("q_proj", "v_proj")).memory.training
+model = read_model("path/to/config.json")
+plan(model, LowRank(8), targets=("q_proj", "v_proj")).memory.training
 """
 
 from .choose import CAVEATS, Choice, Needs, choose, memory_answer
 from .families import FAMILIES, gpt3, read_model
+from .figures import Plan, plan
 from .flops import Flops, count_flops
 from .memory import DTYPES, OPTIMIZERS, Memory, Optimizer, Quantized, base_bytes
-from .methods import (
-    Adaptive,
-    DoubleLowRank,
-    Full,
-    Generated,
-    LowRank,
-    Method,
-    Tensors,
-    WeightDecomposed,
-    numbers,
-)
+from .method import Method, Tensors, numbers
+from .methods import Adaptive, DoubleLowRank, Generated, LowRank, WeightDecomposed
 from .model import ALL_LINEAR, Linear, Model
-from .plan import Plan, plan
 
 __all__ = [
     "ALL_LINEAR",
@@ -32,7 +23,6 @@ __all__ = [
     "Choice",
     "DoubleLowRank",
     "Flops",
-    "Full",
     "Generated",
     "Linear",
     "LowRank",

@@ -119,7 +119,7 @@ def _llama(kind: str, given: _Fields) -> Model:
         given.size(x) for x in ("hidden_size", "num_hidden_layers", "intermediate_size")
     )
     heads, vocabulary = given.size("num_attention_heads"), given.size("vocab_size")
-    size = given.size("head_dim", max(1, d // heads))
+    size = given.size("head_dim", d // heads)
     q, kv = heads * size, given.size("num_key_value_heads", heads) * size
     tied = given.flag("tie_word_embeddings", False)
     linears = (

@@ -6,7 +6,7 @@ Math:
                  forward            backward
     merged       F                  none: there is nothing left to train
     factored     F + u + w          F + 2 u + w': dx through W, no dW
-    formed       F + v + w          2 F + 2 v + w': dW' in full, as for W itself
+    formed       F + v + w          2 F + 2 v + w': dW' in full, of what is adapted
     full         F                  2 F: dx and dW
 
     The backward of attention is twice its forward in each of them. u is the update's cost by its
@@ -23,7 +23,7 @@ Source:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .methods import Method
+from .method import Method
 from .model import Linear, Model
 
 
@@ -54,13 +54,13 @@ def count_flops(
     update = rows * sum(x.count * method.per_token(x) for x in linears)
     step = sum(x.count * method.per_step(x) for x in linears)
     step_backward = sum(x.count * method.per_step_backward(x) for x in linears)
-    # The update as one product of the weight's size, and twice that for its factors' gradients.
-    product = sum(x.count * x.m * x.n * (method.per_token(x) // (x.m + x.n)) for x in linears)
+    formed = sum(x.count * method.per_step_formed(x) for x in linears)
+    product = sum(2 * method.inner * x.count * x.m * x.n for x in linears)
     return Flops(
         merged_forward=forward,
         factored_forward=forward + update + step,
         factored_backward=weights + 2 * attention + 2 * update + step_backward,
-        formed_forward=forward + product + step,
+        formed_forward=forward + product + formed,
         formed_backward=weights + dense + 2 * attention + 2 * product + step_backward,
         full_backward=2 * forward,
     )

@@ -23,7 +23,7 @@ Source:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .methods import Tensors
+from .method import Tensors
 from .model import Linear, Model
 
 DTYPES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}

@@ -1,10 +1,9 @@
 """What a method trains on a set of linear weights, and what it costs beside them.
 
 Math:
-    full             m n, and every parameter elsewhere
     LoRA, rsLoRA     r (m + n)                      forward 2 r (m + n) a token
-    DoRA             r (m + n) + m                  and W + s B A with its norms: 2 m n r + 4 m n a step
-    double LoRA      2 r (m + n)                    W + s (B₁ A₁ + B₂ A₂), which is rank 2 r
+    DoRA             r (m + n) + m                  and W + s B A, its norms: 2 m n r + 4 m n a step
+    double LoRA      2 r (m + n)                    W + s (B₁ A₁ + B₂ A₂): rank 2 r
     AdaLoRA          r₀ (m + n + 1) in training     and PᵀP − I, Q Qᵀ − I: 2 r₀² (m + n) a step
                      r (m + n + 1) on average after it
     HyperLoRA        (r n + m r)(z + 1) for each shape, and L e, and (k + e + 1) h if hidden
@@ -16,7 +15,7 @@ Shapes:
     W (m, n)   r rank   r₀ rank at the start   k size of the condition   e of a layer's embedding
     h hidden features   L layers of one shape
 Units:
-    Rank by rank of each weight: `double LoRA` at rank r has the cost of LoRA at rank 2 r.
+    Ranks are those of each weight: double LoRA at rank r has the cost of LoRA at rank 2 r.
 Errors:
     ValueError for a rank or size that is no positive integer, and r₀ < r.
 Source:
@@ -25,58 +24,12 @@ Source:
     The norm of DoRA is detached, as PEFT's: it has no dense backward.
 """
 
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .method import Method, Tensors, pairs, positive
 from .model import Linear
-
-
-@dataclass(frozen=True)
-class Tensors:
-    """`count` trainable tensors of one shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    count: int
-
-    @property
-    def size(self) -> int:
-        """Numbers in one of them."""
-        product = 1
-        for axis in self.shape:
-            product *= axis
-        return product
-
-
-def numbers(tensors: Iterable[Tensors]) -> int:
-    """Numbers in all tensors."""
-    return sum(t.size * t.count for t in tensors)
-
-
-class Method(ABC):
-    """A map of frozen weights with parameters; ranks are those of each weight."""
-
-    @abstractmethod
-    def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
-        """What is trained for these weights."""
-
-    def saved(self, linears: Sequence[Linear]) -> int:
-        """Numbers in a checkpoint."""
-        return numbers(self.trained(linears))
-
-    @abstractmethod
-    def per_token(self, linear: Linear) -> int:
-        """FLOPs for a token beside W x, forward, for one weight."""
-
-    def per_step(self, linear: Linear) -> int:
-        """FLOPs for a step whatever its tokens, forward, for one weight."""
-        return 0
-
-    def per_step_backward(self, linear: Linear) -> int:
-        """The same, backward."""
-        return 2 * self.per_step(linear)
 
 
 @dataclass(frozen=True)
@@ -87,15 +40,16 @@ class LowRank(Method):
 
     def __post_init__(self) -> None:
         """The rank is a positive integer."""
-        _positive("LowRank", rank=self.rank)
+        positive("LowRank", rank=self.rank)
+
+    @property
+    def inner(self) -> int:
+        """r."""
+        return self.rank
 
     def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
         """A and B."""
-        return _pairs(linears, self.rank)
-
-    def per_token(self, linear: Linear) -> int:
-        """Two thin products."""
-        return 2 * self.rank * (linear.m + linear.n)
+        return pairs(linears, self.rank)
 
 
 @dataclass(frozen=True)
@@ -106,20 +60,25 @@ class WeightDecomposed(Method):
 
     def __post_init__(self) -> None:
         """The rank is a positive integer."""
-        _positive("WeightDecomposed", rank=self.rank)
+        positive("WeightDecomposed", rank=self.rank)
+
+    @property
+    def inner(self) -> int:
+        """r."""
+        return self.rank
 
     def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
         """A, B and m."""
         magnitudes = (Tensors(f"{x.name}.m", (x.m,), x.count) for x in linears)
-        return (*_pairs(linears, self.rank), *magnitudes)
-
-    def per_token(self, linear: Linear) -> int:
-        """LoRA's; the factor on each output is no product of matrices."""
-        return 2 * self.rank * (linear.m + linear.n)
+        return (*pairs(linears, self.rank), *magnitudes)
 
     def per_step(self, linear: Linear) -> int:
         """B A, its sum with W, and squares and their sums."""
-        return 2 * linear.m * linear.n * self.rank + 4 * linear.m * linear.n
+        return 2 * linear.m * linear.n * self.rank + self.per_step_formed(linear)
+
+    def per_step_formed(self, linear: Linear) -> int:
+        """Without B A."""
+        return 4 * linear.m * linear.n
 
     def per_step_backward(self, linear: Linear) -> int:
         """Nothing: the norm is detached."""
@@ -134,15 +93,16 @@ class DoubleLowRank(Method):
 
     def __post_init__(self) -> None:
         """The rank is a positive integer."""
-        _positive("DoubleLowRank", rank=self.rank)
+        positive("DoubleLowRank", rank=self.rank)
+
+    @property
+    def inner(self) -> int:
+        """Both pairs side by side."""
+        return 2 * self.rank
 
     def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
         """A₁, B₁, A₂, B₂."""
-        return _pairs(linears, self.rank, 2)
-
-    def per_token(self, linear: Linear) -> int:
-        """Four thin products."""
-        return 4 * self.rank * (linear.m + linear.n)
+        return pairs(linears, self.rank, 2)
 
 
 @dataclass(frozen=True)
@@ -154,23 +114,24 @@ class Adaptive(Method):
 
     def __post_init__(self) -> None:
         """Ranks are positive, and only go down."""
-        _positive("Adaptive", rank=self.rank, start=self.start)
+        positive("Adaptive", rank=self.rank, start=self.start)
         if self.start < self.rank:
             need = f"at least the rank {self.rank}"
             raise ValueError(f"Adaptive: start must be {need}, got {self.start}")
 
+    @property
+    def inner(self) -> int:
+        """r₀: masking zeroes values and removes nothing."""
+        return self.start
+
     def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
-        """P, Λ and Q of the first rank: masking zeroes values and removes nothing."""
+        """P, Λ and Q of the first rank."""
         values = (Tensors(f"{x.name}.E", (self.start, 1), x.count) for x in linears)
-        return (*_pairs(linears, self.start), *values)
+        return (*pairs(linears, self.start), *values)
 
     def saved(self, linears: Sequence[Linear]) -> int:
         """The triplets that the last budget leaves."""
         return sum(x.count * self.rank * (x.m + x.n + 1) for x in linears)
-
-    def per_token(self, linear: Linear) -> int:
-        """Two thin products of the first rank."""
-        return 2 * self.start * (linear.m + linear.n)
 
     def per_step(self, linear: Linear) -> int:
         """The two Gram matrices of the penalty."""
@@ -189,11 +150,16 @@ class Generated(Method):
     def __post_init__(self) -> None:
         """Sizes are positive integers."""
         sizes = {"rank": self.rank, "condition": self.condition, "embedding": self.embedding}
-        _positive("Generated", **sizes, **({} if self.hidden is None else {"hidden": self.hidden}))
+        positive("Generated", **sizes, **({} if self.hidden is None else {"hidden": self.hidden}))
 
     @property
     def _features(self) -> int:
         return self.hidden or self.condition + self.embedding
+
+    @property
+    def inner(self) -> int:
+        """r."""
+        return self.rank
 
     def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
         """Heads, embeddings of layers and the hidden layer."""
@@ -210,36 +176,7 @@ class Generated(Method):
             found += [Tensors(f"({m}, {n}).{key}", shape, 1) for key, shape in shapes.items()]
         return tuple(found)
 
-    def per_token(self, linear: Linear) -> int:
-        """LoRA's, once the factors are there."""
-        return 2 * self.rank * (linear.m + linear.n)
-
     def per_step(self, linear: Linear) -> int:
         """The factors from one condition."""
         hidden = 2 * self.hidden * (self.condition + self.embedding) if self.hidden else 0
         return 2 * self.rank * (linear.m + linear.n) * self._features + hidden
-
-
-@dataclass(frozen=True)
-class Full(Method):
-    """Fine-tuning of the weights themselves."""
-
-    def trained(self, linears: Sequence[Linear]) -> tuple[Tensors, ...]:
-        """W."""
-        return tuple(Tensors(x.name, (x.m, x.n), x.count) for x in linears if not x.tied)
-
-    def per_token(self, linear: Linear) -> int:
-        """Nothing beside W x."""
-        return 0
-
-
-def _pairs(linears: Sequence[Linear], rank: int, times: int = 1) -> tuple[Tensors, ...]:
-    A = (Tensors(f"{x.name}.A", (rank, x.n), times * x.count) for x in linears)
-    B = (Tensors(f"{x.name}.B", (x.m, rank), times * x.count) for x in linears)
-    return (*A, *B)
-
-
-def _positive(who: str, **sizes: int) -> None:
-    for name, value in sizes.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{who}: {name} must be an integer of at least 1, got {value!r}")

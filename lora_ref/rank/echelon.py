@@ -8,16 +8,16 @@ Shapes:
     M (m, n); the echelon form (m, n); a pivot's column for each row that is not zero
 Units:
     The tolerance is absolute: a pivot of at most this size is taken for zero. Unless given it is
-    max(m, n) ε max|M|, and 0 for `rationals`.
+    max(m, n) ε max|M|, ε that of float64, and 0 for `rationals`.
 Errors:
     ShapeError if M is no matrix; ValueError if it is not finite.
 Limits:
-    In floating point pivots are not singular values: a matrix may have none near zero and be
-    singular to the last bit (Kahan's). The SVD is the test then; this is the definition.
+    In floating point pivots are not singular values: of the triangle with 1 on the diagonal and
+    −1 above it every pivot is 1, while the smallest σ is about 2⁻ⁿ. There the SVD is the test.
     Rational numbers grow with every step: matrices of tens of rows, not of thousands.
 Source:
-    Golub & Van Loan, Matrix Computations, 4th edition, section 3.4 (partial pivoting) and 5.4.2
-    (why it does not reveal the rank); Kahan 1966 for the matrix.
+    Golub & Van Loan, Matrix Computations, 4th edition, sections 3.4 (partial pivoting) and 5.4
+    (numerical rank).
 """
 
 from fractions import Fraction
@@ -50,7 +50,7 @@ def echelon(M: np.ndarray, tolerance: float | None = None) -> tuple[np.ndarray, 
     if M.ndim != 2:
         raise ShapeError(f"echelon: M must be (m, n), got {M.shape}")
     E = np.array(M if M.dtype == object else M.astype(np.float64))
-    limit = _default_tolerance(M, E) if tolerance is None else tolerance
+    limit = _default_tolerance(E) if tolerance is None else tolerance
     pivots: list[int] = []
     for column in range(E.shape[1]):
         row = len(pivots)
@@ -76,11 +76,9 @@ def echelon_rank(M: np.ndarray, tolerance: float | None = None) -> int:
     return len(echelon(M, tolerance)[1])
 
 
-def _default_tolerance(M: np.ndarray, E: np.ndarray) -> float:
-    if M.dtype == object or E.size == 0:
+def _default_tolerance(E: np.ndarray) -> float:
+    if E.dtype == object or E.size == 0:
         return 0.0
     if not np.isfinite(E).all():
         raise ValueError("echelon: M must be finite, has NaN or infinity")
-    exact = M.dtype.kind in "iub"  # integers below 2⁵³ are exact in float64, steps on them are not
-    epsilon = np.finfo(np.float64 if exact else M.dtype).eps
-    return max(M.shape) * float(epsilon) * float(abs(E).max())
+    return max(E.shape) * float(np.finfo(np.float64).eps) * float(abs(E).max())

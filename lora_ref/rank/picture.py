@@ -23,6 +23,7 @@ def spectra_figure(spectra: Mapping[str, Array]) -> Any:
         raise ValueError("spectra_figure: spectra must have a layer, got none")
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -33,6 +34,8 @@ def spectra_figure(spectra: Mapping[str, Array]) -> Any:
         relative = shown / shown[:1]
         axes.plot(range(1, 1 + len(shown)), relative, ".-", color=colour, linewidth=1, label=name)
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(f"{len(spectra)} updates, the first dark and the last bright", fontsize="medium")
     axes.set_xlabel("direction i")
     axes.set_ylabel("σᵢ / σ₁")
     axes.grid(alpha=0.3)

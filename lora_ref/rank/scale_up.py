@@ -90,9 +90,7 @@ def use(adapter: LoRA) -> float:
     return effective_rank(spectrum(adapter)) / adapter.A.shape[0]
 
 
-def widened(
-    adapter: LoRA, rank: int, rng: np.random.Generator, scale: float | None = None
-) -> LoRA:
+def widened(adapter: LoRA, rank: int, rng: np.random.Generator, scale: float | None = None) -> LoRA:
     """The same update at a larger rank."""
     A, B, s = adapter.A, adapter.B, adapter.scale
     more, n = _more("widened", A, rank), A.shape[1]

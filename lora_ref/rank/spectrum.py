@@ -14,8 +14,8 @@ Limits:
     bits must be converted first: no library decomposes them.
     The signs of a pair of singular vectors are free; only S is the same in every library.
 Source:
-    Golub & Van Loan, Matrix Computations, 4th edition, section 8.6; the form for a product is
-    theirs of section 8.6.6, here with thin QR.
+    Chan 1982, An improved algorithm for computing the singular value decomposition, ACM TOMS 8:
+    QR first, then the SVD of the small factor; here of both factors of a product.
 """
 
 from dataclasses import replace

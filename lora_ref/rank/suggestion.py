@@ -10,7 +10,7 @@ Shapes:
 Units:
     share is of Σ ‖ΔW‖² over all layers; ranks are counts.
 Errors:
-    ValueError for a share outside (0, 1] and for no layers.
+    ValueError for a share outside (0, 1], for no layers, for a layer without singular values.
 Limits:
     A rank is suggested for keeping this update. What a larger rank would have learned is in no
     spectrum: where many layers are full, train with more and look again.
@@ -32,10 +32,15 @@ from .measures import energy_rank, retained
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One rank for all layers, a rank for each, and which layers are full."""
+    """One rank for all layers, a rank for each, and which layers are full.
+
+    `places` is how many directions the uniform rank takes in all layers, `least` the layer of which
+    it keeps the least, and how much.
+    """
 
     share: float
     uniform: int
+    places: int
     ranks: Mapping[str, int]
     full: tuple[str, ...]
     least: tuple[str, float]
@@ -53,7 +58,7 @@ class Suggestion:
             f"rank {self.uniform} keeps {self.share:.0%} of all updates together; "
             f"least kept is {name}, {kept:.1%}",
             f"{self.directions} directions shared out by size keep as much as "
-            f"{count * self.uniform}, {self.uniform} a layer",
+            f"{self.places}, at most {self.uniform} a layer",
         ]
         if self.full:
             lines.append(
@@ -69,31 +74,34 @@ def suggested(spectra: Mapping[str, Array], share: float = 0.99) -> Suggestion:
         raise ValueError(f"suggested: share must be in (0, 1], got {share}")
     if not spectra:
         raise ValueError("suggested: spectra must have a layer, got none")
+    if empty := [name for name, sigma in spectra.items() if sigma.shape[0] == 0]:
+        raise ValueError(f"suggested: every spectrum must have a value, got none of {empty[0]}")
     values = {n: np.asarray([float(s) for s in sigma]) for n, sigma in spectra.items()}
-    top = max((float(v[0]) for v in values.values() if len(v)), default=0.0) or 1.0
+    top = max(float(v[0]) for v in values.values()) or 1.0
     squares = {n: (v / top) ** 2 for n, v in values.items()}
     uniform = _uniform(squares, share)
     least = min(((n, retained(v, uniform)) for n, v in values.items()), key=lambda pair: pair[1])
-    full = tuple(
-        n for n, v in values.items() if len(v) > 0 and energy_rank(v, share) == len(v)
-    )
-    return Suggestion(share, uniform, _shared_out(squares, share), full, least)
+    full = tuple(n for n, v in values.items() if energy_rank(v, share) == len(v))
+    places = sum(min(len(v), uniform) for v in values.values())
+    return Suggestion(share, uniform, places, _shared_out(squares, share), full, least)
 
 
 def _uniform(squares: Mapping[str, np.ndarray], share: float) -> int:
-    longest = max(len(v) for v in squares.values())
-    by_place = np.zeros(longest)
+    by_place = np.zeros(max(len(v) for v in squares.values()))
     for v in squares.values():
         by_place[: len(v)] += v
-    kept = np.cumsum(by_place)
-    return 1 + int(np.count_nonzero(kept < share * kept[-1])) if longest else 1
+    return _first(np.cumsum(by_place), share)
 
 
 def _shared_out(squares: Mapping[str, np.ndarray], share: float) -> dict[str, int]:
     pool = np.concatenate(list(squares.values()))
     owners = np.repeat(np.arange(len(squares)), [len(v) for v in squares.values()])
     order = np.argsort(-pool, kind="stable")
-    kept = np.cumsum(pool[order])
-    count = 1 + int(np.count_nonzero(kept < share * kept[-1])) if len(kept) else 0
-    mine = np.bincount(owners[order[:count]], minlength=len(squares))
+    chosen = owners[order[: _first(np.cumsum(pool[order]), share)]]
+    mine = np.bincount(chosen, minlength=len(squares))
     return {name: max(1, int(n)) for name, n in zip(squares, mine, strict=True)}
+
+
+def _first(kept: np.ndarray, share: float) -> int:
+    """How many terms it takes until the sum is `share` of all."""
+    return 1 + int(np.count_nonzero(kept < share * kept[-1]))

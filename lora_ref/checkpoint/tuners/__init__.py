@@ -4,7 +4,8 @@
     adapter.modules["layers.0.q_proj"].merge(W)
 
 is a `TunedAdapter` for every method in TUNERS. LoRA, whose file holds more kinds of layer, is a
-`PeftAdapter`, and AdaLoRA, whose file has a mask, a `PeftAdaLoRA`.
+`PeftAdapter`, with DoRA's magnitudes a `PeftDoRA`, and AdaLoRA, whose file has a mask, a
+`PeftAdaLoRA`.
 """
 
 import os
@@ -14,6 +15,7 @@ from ..config_fields import CONFIG_NAME
 from ..errors import refusal, shown
 from ..peft import PeftAdapter
 from ..peft_adalora import PeftAdaLoRA, read_adalora
+from ..peft_dora import PeftDoRA, open_dora
 from ..strict_json import parse_object, read_file
 from . import ia3, loha, lokr, miss, oft, vera
 from .tuned import TunedAdapter, from_adapters, open_tuned
@@ -27,12 +29,15 @@ TUNERS: dict[str, Tuner] = {
 __all__ = ["TUNERS", "TunedAdapter", "Tuner", "from_adapters", "open_adapter", "open_tuned"]
 
 
-def open_adapter(directory: str | os.PathLike[str]) -> PeftAdapter | PeftAdaLoRA | TunedAdapter:
+def open_adapter(
+    directory: str | os.PathLike[str],
+) -> PeftAdapter | PeftDoRA | PeftAdaLoRA | TunedAdapter:
     """Read the adapter in `directory`, of whatever method this library knows."""
     path = Path(directory) / CONFIG_NAME
-    peft_type = parse_object(read_file(path), path, "the file").get("peft_type")
+    fields = parse_object(read_file(path), path, "the file")
+    peft_type = fields.get("peft_type")
     if peft_type == "LORA":
-        return PeftAdapter.open(directory)
+        return open_dora(directory) if fields.get("use_dora") else PeftAdapter.open(directory)
     if peft_type == "ADALORA":
         return read_adalora(directory)
     if not isinstance(peft_type, str) or peft_type not in TUNERS:

@@ -7,7 +7,8 @@
 
 Limits:  coft projects the stored numbers once more in every forward and is refused; so are series
          of fewer than 3 terms, I and I + 2 Q, which belong to no Cayley map. Of 3 terms PEFT makes
-         what it makes of 4. More than 1000 would only cost time. A block width that PEFT had to adjust is taken from the file
+         what it makes of 4; more than 1000 would only cost time. A width that PEFT had to adjust is
+         taken from the file
 Source:  PEFT 0.21.2, tuners/oft/layer.py, OFTRotationModule._cayley_batch, OFTLayer.update_layer
 """
 

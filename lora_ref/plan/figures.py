@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .flops import Flops, count_flops
 from .memory import DTYPES, OPTIMIZERS, Memory, Quantized, base_bytes
-from .methods import Full, Method, Tensors, numbers
+from .method import Method, Tensors, numbers
 from .model import Linear, Model
 
 
@@ -56,11 +56,11 @@ def plan(
     if optimizer not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ValueError(f"plan: optimizer must be one of {known}, got {optimizer!r}")
-    whole = isinstance(method, Full)
-    adapted = model.linears if whole else model.targeted(tuple(targets) or model.targets)
+    adapted = model.targeted(tuple(targets) or model.targets)
     states = OPTIMIZERS[optimizer]
     tensors = method.trained(adapted)
-    everything = (*Full().trained(model.linears), Tensors("others", (model.others,), 1))
+    everything = [Tensors(x.name, (x.m, x.n), x.count) for x in model.linears if not x.tied]
+    everything.append(Tensors("others", (model.others,), 1))
     full = Memory(
         base=width * model.parameters,
         trained=0,
@@ -78,9 +78,9 @@ def plan(
     return Plan(
         model=model,
         adapted=adapted,
-        trained=model.parameters if whole else numbers(tensors),
-        saved=model.parameters if whole else method.saved(adapted),
-        memory=full if whole else memory,
+        trained=numbers(tensors),
+        saved=method.saved(adapted),
+        memory=memory,
         full=full,
         flops=count_flops(model, adapted, method, sequences, tokens),
     )

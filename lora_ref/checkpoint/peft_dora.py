@@ -1,0 +1,184 @@
+"""DoRA in PEFT's layout: the file of a LoRA, a magnitude for each module, and use_dora.
+
+    base_model.model.PATH.lora_A.weight, .lora_B.weight           as LoRA's, kernels too
+    base_model.model.PATH.lora_embedding_A, .lora_embedding_B
+    base_model.model.PATH.lora_magnitude_vector                   m, none with a .weight
+        of a linear layer (m,), of an embedding (d,), of a convolution (1, m, 1, ...)
+
+`PeftAdapter` refuses such a file, whose map is not W + s B A; `open_dora` reads it.
+
+Errors:  CheckpointError, one line, for everything that is wrong with a directory; TypeError and
+         ValueError where `from_dora` is given what has no place in the layout
+Limits:  PEFT trains with the norm held constant, so what is read has detach_norm=True; the file
+         does not say. A grouped convolution is refused, see `ConvDoRA`: its magnitudes are
+         lengths of a scrambled kernel. Targeted parameters, nn.MultiheadAttention and
+         lora_bias have no DoRA in PEFT.
+Source:  PEFT 0.21.2, tuners/lora/model.py, LoraModel._get_adapter_state_dict and
+         _remap_adapter_state_dict_for_load; tuners/lora/dora.py for the shapes
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..adapters.base import Adapter
+from ..adapters.conv import ConvLoRA
+from ..adapters.dora import DoRA
+from ..adapters.dora_conv import ConvDoRA
+from ..adapters.dora_embedding import EmbeddingDoRA
+from ..adapters.embedding import EmbeddingLoRA
+from ..adapters.fan_in_fan_out import FanInFanOut
+from ..adapters.lora import LoRA
+from ..layers.convolution import Geometry
+from .checkpoint import ADAPTER_WEIGHTS
+from .dtypes import dtype_name
+from .errors import refusal, shown
+from .header import TensorSpec, build_header, parse_header
+from .peft import PeftAdapter, assembled
+from .peft_config import CONFIG_NAME, LoraConfig
+from .peft_convert import from_lora, to_lora
+from .peft_keys import PREFIX
+from .peft_modules import Kind, LoraModule, check_values
+from .safetensors import SafetensorsFile
+from .strict_json import parse_object, read_file
+
+_MAGNITUDE = re.compile(
+    rf"{re.escape(PREFIX)}(?P<place>.+)\.lora_magnitude_vector(\.[^.]+(\.weight)?)?", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class DoraConfig:
+    """The settings of the LoRA inside, and the bytes of the whole file, which say use_dora."""
+
+    lora: LoraConfig
+    text: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], text: bytes) -> "DoraConfig":
+        """Check the fields as LoRA's, apart from use_dora."""
+        if fields.get("lora_bias"):
+            raise refusal(CONFIG_NAME, "lora_bias must be unset beside use_dora, got true")
+        return cls(LoraConfig.from_fields({**fields, "use_dora": False}), text)
+
+
+@dataclass(frozen=True, eq=False)
+class PeftDoRA:
+    """One DoRA adapter: `factors` is the LoRA inside, `magnitudes` has m (m,) by a module's place.
+
+    `stored` maps every key of the file to its values, read-only and in their stored type.
+    """
+
+    config: DoraConfig
+    factors: PeftAdapter
+    magnitudes: Mapping[str, np.ndarray]
+    stored: Mapping[str, np.ndarray] = field(repr=False)
+    specs: tuple[TensorSpec, ...] = field(repr=False)
+    header: bytes | None = field(repr=False)
+
+    def adapter(self, module: LoraModule, geometry: Geometry | None = None) -> Adapter:
+        """The adapter of one of `factors.modules`; a convolution needs its `geometry`."""
+        m, lora = self.magnitudes[module.place], to_lora(module, geometry)
+        if isinstance(lora, EmbeddingLoRA):
+            return EmbeddingDoRA(lora, m, detach_norm=True)
+        if isinstance(lora, ConvLoRA):
+            return ConvDoRA(lora, m, detach_norm=True)
+        return DoRA(module.A, module.B, m, module.scale, detach_norm=True)
+
+
+def open_dora(directory: str | os.PathLike[str]) -> PeftDoRA:
+    """Read the DoRA adapter in `directory`."""
+    at, weights = Path(directory) / CONFIG_NAME, Path(directory) / ADAPTER_WEIGHTS
+    text = read_file(at)
+    fields = parse_object(text, at, "the file")
+    if fields.get("use_dora") is not True:
+        raise refusal(at, f"use_dora must be true, got {shown(fields.get('use_dora'))}")
+    file = SafetensorsFile.open(weights)
+    stored = {name: file.tensor(name) for name in file.tensors}
+    specs = tuple(info.spec for info in file.tensors.values())
+    return _assembled(DoraConfig.of(fields, text), stored, specs, file.raw_header, weights)
+
+
+def from_dora(
+    modules: Mapping[str, Adapter],
+    fields: Mapping[str, Any],
+    *,
+    replaced: Mapping[str, np.ndarray] | None = None,
+    tokens: Mapping[str, np.ndarray] | None = None,
+) -> PeftDoRA:
+    """Lay out `modules`, a path each with its DoRA, as PEFT saves them; see `from_lora`."""
+    fields = {"peft_type": "LORA", **fields, "use_dora": True}
+    config = DoraConfig.of(fields, json.dumps(fields, indent=2, sort_keys=True).encode())
+    inside = {path: _taken_apart(path, adapter) for path, adapter in modules.items()}
+    loras = {path: lora for path, (lora, _) in inside.items()}
+    made = from_lora(loras, config.lora, replaced=replaced, tokens=tokens)
+    arrays = dict(made.stored)
+    for path, (_, m) in inside.items():
+        own = np.array(m)
+        own.setflags(write=False)
+        arrays[f"{PREFIX}{path}.lora_magnitude_vector"] = own
+    announced = [TensorSpec(name, dtype_name(t.dtype), t.shape) for name, t in arrays.items()]
+    header = build_header(announced, {"format": "pt"})
+    _, infos = parse_header(header, sum(spec.nbytes for spec in announced), "from_dora")
+    specs = tuple(info.spec for info in infos.values())
+    return _assembled(config, arrays, specs, header, "from_dora")
+
+
+def _assembled(config, stored, specs, header, path):
+    keys = {spec.name: _MAGNITUDE.fullmatch(spec.name) for spec in specs}
+    factors = tuple(spec for spec in specs if keys[spec.name] is None)
+    rest = {spec.name: stored[spec.name] for spec in factors}
+    inside = assembled(config.lora, rest, factors, None, path)
+    names = {found["place"]: name for name, found in keys.items() if found is not None}
+    places = [module.place for module in inside.modules]
+    if sorted(names) != sorted(places):
+        need = f"lora_magnitude_vector for the modules {shown(sorted(places))}"
+        raise refusal(path, f"must hold {need}, got {shown(sorted(names))}")
+    by_name = {spec.name: spec for spec in specs}
+    magnitudes = {}
+    for module in inside.modules:
+        name = names[module.place]
+        check_values(by_name[name], stored, path)
+        _check_shape(module, name, by_name[name].shape, path)
+        magnitudes[module.place] = stored[name].reshape(-1)
+    return PeftDoRA(config, inside, magnitudes, stored, specs, header)
+
+
+def _check_shape(module, name, shape, path):
+    ones = (1,) * (module.A.ndim - 2)
+    outputs = module.B.shape[0]
+    if module.kind is Kind.PARAMETER:
+        raise refusal(path, f"{shown(module.path)} must be no targeted parameter with use_dora")
+    if ones and module.B.shape[1] != module.rank:
+        need = "must be of one group with use_dora: PEFT's norm of a grouped kernel is not its norm"
+        raise refusal(path, f"{shown(module.path)} {need}")
+    wanted = (1, outputs, *ones) if ones else (outputs,)
+    if tuple(shape) != wanted:
+        raise refusal(path, f"{shown(name)} must be {list(wanted)}, got {list(shape)}")
+
+
+def _taken_apart(path, adapter):
+    """The LoRA inside, and the magnitudes in the shape of PEFT's file."""
+    adapter = adapter.inner if isinstance(adapter, FanInFanOut) else adapter
+    if isinstance(adapter, DoRA):
+        return LoRA(adapter.A, adapter.B, adapter.scale), adapter.m
+    if isinstance(adapter, EmbeddingDoRA):
+        return adapter.lora, adapter.m
+    if not isinstance(adapter, ConvDoRA):
+        raise TypeError(
+            f"from_dora: the adapter at {path} must be DoRA, ConvDoRA or EmbeddingDoRA, which "
+            f"PEFT's DoRA can hold, got {type(adapter).__name__}"
+        )
+    if adapter.lora.geometry.groups > 1:
+        raise ValueError(
+            f"from_dora: the convolution at {path} must be of one group, whose norm PEFT computes, "
+            f"got {adapter.lora.geometry.groups}"
+        )
+    ones = (1,) * (adapter.lora.A.ndim - 2)
+    return adapter.lora, np.reshape(adapter.m, (1, -1, *ones))

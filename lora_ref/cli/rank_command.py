@@ -1,0 +1,158 @@
+"""`lora-ref rank`: the ranks of an adapter's updates, and the adapter at a lower one."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from ..checkpoint.atomic import new_file, refuse_target
+from ..checkpoint.errors import refusal
+from ..checkpoint.peft import PeftAdapter, write_adapter
+from ..checkpoint.reranked import Reranked, reranked
+from ..checkpoint.spectra import LayerSpectrum, spectra
+from ..pages.printable import printable
+from ..rank.picture import spectra_figure
+from ..rank.suggestion import suggested
+from .failures import Usage, refuse_empty
+from .rank_table import as_json, print_table, reranked_fields
+from .terminal import console_for, print_lines
+
+STDOUT = "-"
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for."""
+
+    adapter: str
+    to: int | None
+    out: str | None
+    json: str | None
+    picture: str | None
+    plot: bool
+    force: bool
+    version: str
+
+
+def rank_command(options: Options) -> int:
+    """Measure, print and write; the exit status."""
+    _refuse(options)
+    adapter = PeftAdapter.open(options.adapter)
+    layers = spectra(adapter)
+    by_name = {layer.name: layer.spectrum for layer in layers}
+    advice = suggested(by_name)
+    done = _write(options, adapter)
+    quiet = options.json == STDOUT
+    if not quiet:
+        print_table(layers, options.to, options.plot)
+        print_lines("")
+        for line in advice.reasons():
+            print_lines(printable(line))
+        for line in _notes(options, adapter, done):
+            print_lines(printable(line))
+    if options.picture is not None:
+        _draw(options, layers)
+    if options.json is not None:
+        written = None
+        if done is not None and options.to is not None and options.out is not None:
+            written = reranked_fields(options.to, options.out, done.changes)
+        data = as_json(options.adapter, adapter.config, layers, advice, written, options.version)
+        if quiet:
+            sys.stdout.write(data.decode("ascii"))
+        else:
+            _save(options, options.json, data)
+    return 0
+
+
+def _write(options: Options, adapter: PeftAdapter) -> Reranked | None:
+    if options.to is None or options.out is None:
+        return None
+    done = reranked(adapter, options.to)
+    write_adapter(options.out, done.adapter, overwrite=options.force)
+    return done
+
+
+def _notes(options: Options, adapter: PeftAdapter, done: Reranked | None) -> list[str]:
+    notes = []
+    if adapter.config.base_is_changed:
+        how = adapter.config.init_lora_weights
+        notes.append(f"note: these updates are of a base that the initialisation ({how}) changed")
+    if done is None:
+        return notes
+    count, kept = len(adapter.modules), len(adapter.modules) - len(done.changes)
+    notes.append(f"{options.out}: {len(done.changes)} of {count} modules cut to {options.to}")
+    if kept:
+        notes.append(f"{kept} left as they are, of a rank not above {options.to}")
+    if done.changes:
+        worst = min(done.changes, key=lambda change: change.retained)
+        off = max(done.changes, key=lambda change: change.error)
+        notes.append(f"least kept: {worst.retained:.2%} of the update of {worst.name}")
+        notes.append(f"largest error, as stored: {off.error:.2%} of the update of {off.name}")
+    return notes
+
+
+def _refuse(options: Options) -> None:
+    """Refuse before the work what could not be done after it."""
+    given = {"--out": options.out, "--json": options.json, "--picture": options.picture}
+    refuse_empty({"ADAPTER": options.adapter, **given})
+    if options.to is not None and options.to < 1:
+        raise Usage(f"--to must be a rank of at least 1, got {options.to}")
+    if options.out is not None and options.to is None:
+        raise Usage("--out needs --to, the rank of the adapter that is written")
+    files = [f for f in (options.json, options.picture) if f is not None and f != STDOUT]
+    if options.picture is not None and Path(options.picture).suffix.lower() not in PICTURES:
+        raise Usage(f"--picture must end in {', '.join(PICTURES)}, got {options.picture!r}")
+    if len({os.path.realpath(f) for f in (*files, *filter(None, [options.out]))}) < (
+        len(files) + (options.out is not None)
+    ):
+        raise Usage("--out, --json and --picture must be different paths")
+    for name in files:
+        _refuse_file(options, Path(name))
+    if options.out is not None:
+        _refuse_out(options, Path(options.out))
+
+
+def _refuse_file(options: Options, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise refusal(path, "cannot be written: its directory does not exist")
+    refuse_target(path, overwrite=options.force)
+    source, target = Path(os.path.realpath(options.adapter)), Path(os.path.realpath(path))
+    if os.path.lexists(path) and source in (target, target.parent):
+        raise refusal(path, "is part of the input and is never overwritten")
+
+
+def _refuse_out(options: Options, out: Path) -> None:
+    source, target = Path(os.path.realpath(options.adapter)), Path(os.path.realpath(out))
+    if target == source or target in source.parents:
+        raise refusal(out, "must not be or hold the adapter that is read")
+    if os.path.lexists(out) and not options.force and not _is_empty_directory(out):
+        raise refusal(out, "exists already and is not overwritten unless asked (--force)")
+
+
+def _is_empty_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _draw(options: Options, layers: tuple[LayerSpectrum, ...]) -> None:
+    path = Path(str(options.picture))
+    try:
+        figure = spectra_figure({layer.name: layer.spectrum for layer in layers})
+    except ModuleNotFoundError as error:
+        raise Usage(f"--picture needs {error.name}: pip install 'lora-ref[plot]'") from None
+    with new_file(path, overwrite=options.force) as file:
+        figure.savefig(file, format=path.suffix.lower().removeprefix("."))
+    _say(path)
+
+
+def _save(options: Options, path: str, data: bytes) -> None:
+    with new_file(Path(path), overwrite=options.force) as file:
+        file.write(data)
+    _say(path)
+
+
+def _say(path: str | Path) -> None:
+    message = Text(f"written: {printable(str(path))}")
+    console_for(sys.stderr).print(message, soft_wrap=True)

@@ -1,0 +1,169 @@
+"""`lora-ref plan`: what it prints, its JSON, the choice, and refusals."""
+
+import json
+
+import pytest
+
+pytest.importorskip("typer", reason="typer and rich are in the [cli] extra")
+
+from small_models import status_of
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "intermediate_size": 11008, "vocab_size": 32000,
+}  # fmt: skip
+TABLE = """\
+gpt3-175b: 174,604,259,328 parameters, base in float16
+lora of rank 4 on 192 of 577 linear weights: attn.q_proj, attn.v_proj
+trainable: 18,874,368 parameters, 0.0108% of all; saved: 18,874,368
+adamw, adapter in float16, 1 x 512 tokens a step
+bytes                                   lora        full fine-tuning
+base                         349,208,518,656         349,208,518,656
+trained                           37,748,736                       0
+gradients                         37,748,736         349,208,518,656
+optimizer                         75,497,472         698,417,037,312
+sum                          349,359,513,600       1,396,834,074,624
+checkpoint                        37,748,736         349,208,518,656
+FLOPs                                   lora        full fine-tuning
+forward                  180,009,541,042,176     179,990,213,689,344
+backward                 181,265,818,976,256     359,980,427,378,688
+forward, merged          179,990,213,689,344     179,990,213,689,344
+forward, W' formed       180,222,141,923,328     179,990,213,689,344
+backward, W' formed      211,377,834,688,512     359,980,427,378,688
+weights and optimizer states: 66.66% less than full fine-tuning
+not counted: activations, workspaces, a float32 copy of trained 16-bit weights
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA))
+    return str(path)
+
+
+def planned(capsys, *arguments):
+    """The JSON of a plan."""
+    assert status_of("plan", *arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_table_has_every_figure(capsys):
+    half = ("--dtype", "float16", "--adapter-dtype", "float16")
+    assert status_of("plan", "--model", "gpt3-175b", "--rank", "4", *half) == 0
+    assert capsys.readouterr().out == TABLE
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        ("lora", 4_194_304),
+        ("rslora", 4_194_304),
+        ("qlora", 4_194_304),
+        ("dora", 4_194_304 + 64 * 4096),
+        ("double-lora", 8_388_608),
+        ("adalora", 64 * 12 * 8193),
+        ("hyperlora", 8 * 8192 * 129 + 64 * 64),
+    ],
+)
+def test_every_method_has_its_count(capsys, config, method, trained):
+    found = planned(capsys, "--config", config, "--method", method)
+    assert (found["method"], found["trained"]) == (method, trained)
+    assert found["model"]["parameters"] == 6_738_415_616
+    assert found["choice"] is None
+    inner = 224 * 2 * 4096**2  # no more than a bound: quantized or not
+    assert (found["bytes"]["base"] < inner) == (method == "qlora")
+
+
+def test_the_first_rank_of_adalora_is_half_as_much_again_rounded_up_or_given(capsys, config):
+    adalora = ("--config", config, "--method", "adalora", "--rank", "3")
+    assert planned(capsys, *adalora)["trained"] == 64 * 5 * 8193
+    found = planned(capsys, *adalora, "--init-rank", "7")
+    assert (found["trained"], found["saved"]) == (64 * 7 * 8193, 64 * 3 * 8193)
+
+
+def test_bits_of_the_base_go_with_any_method_and_replace_qloras_four(capsys, config):
+    def base(*more):
+        return planned(capsys, "--config", config, *more)["bytes"]["base"]
+
+    assert base("--base-bits", "4", "--method", "dora") == base("--method", "qlora")
+    assert base("--base-bits", "8", "--method", "qlora") > base("--method", "qlora")
+    assert base("--base-bits", "8") < base()
+
+
+def test_shapes_are_a_model_of_their_own(capsys):
+    found = planned(capsys, "--shape", "q:5000x10000", "--shape", "v:30x20x7", "--rank", "1")
+    assert found["model"]["parameters"] == 50_000_000 + 4_200
+    assert found["trained"] == 15_000 + 350
+    some = planned(capsys, "--shape", "q:5000x10000", "--shape", "v:30x20x7", "--targets", "v")
+    assert [x["name"] for x in some["adapted"]] == ["v"]
+
+
+def test_tokens_and_sequences_multiply_flops(capsys):
+    one = planned(capsys, "--shape", "q:11x7", "--tokens", "3", "--batch", "5")["flops"]
+    assert one["merged_forward"] == 15 * 2 * 77
+
+
+@pytest.mark.parametrize(
+    ("answers", "method"),
+    [
+        ((), "lora"),
+        (("--expressive",), "dora"),
+        (("--multi-task",), "adalora"),
+        (("--dynamic", "--much-compute"), "hyperlora"),
+        (("--memory-extreme", "--dynamic"), "qlora"),
+        (("--memory-gb", "13"), "qlora"),
+        (("--memory-gb", "14"), "lora"),
+        (("--memory-gb", "14", "--memory-extreme"), "qlora"),
+    ],
+)
+def test_the_choice_is_the_charts_and_is_planned(capsys, config, answers, method):
+    found = planned(capsys, "--config", config, "--choose", *answers)
+    assert found["method"] == found["choice"]["method"] == method
+    assert status_of("plan", "--config", config, "--choose", *answers) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"choice: {method}"
+    assert [f"  {reason}" for reason in found["choice"]["reasons"]] == rest[
+        : len(found["choice"]["reasons"])
+    ]
+    assert any(line.startswith("but: ") for line in rest) == (method != "lora")
+
+
+def test_the_memory_that_is_asked_for_is_that_of_lora_on_16_bits(capsys, config):
+    found = planned(
+        capsys, "--config", config, "--choose", "--memory-gb", "1", "--dtype", "float64"
+    )
+    states = 2 * 6_738_415_616 + 16 * 4_194_304
+    assert found["choice"]["reasons"][0].startswith(f"{states:,} bytes of model states with LoRA, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "plan needs one of --config, --model and --shape"),
+        (("--model", "gpt3-175b", "--shape", "q:1x1"), "plan needs one of"),
+        (("--model", "gpt4"), "--model must be one of gpt3-175b, got 'gpt4'"),
+        (("--config", ""), "--config must be a path, got an empty one"),
+        (("--config", "nowhere"), "nowhere: does not exist"),
+        (("--shape", "q:0x3"), "--shape must be NAME:OUTxIN or NAME:OUTxINxCOUNT, got 'q:0x3'"),
+        (("--shape", "q:3"), "--shape must be"),
+        (("--shape", "q:1x2x3x4"), "--shape must be"),
+        (("--shape", ":2x3"), "--shape must be"),
+        (("--shape", "q:2x-3"), "--shape must be"),
+        (("--shape", "q:2x3", "--method", "bitfit"), "--method must be one of lora, rslora"),
+        (("--shape", "q:2x3", "--dtype", "int4"), "--dtype must be one of float64"),
+        (("--shape", "q:2x3", "--adapter-dtype", "x"), "--adapter-dtype must be"),
+        (("--shape", "q:2x3", "--optimizer", "lion"), "--optimizer must be one of sgd"),
+        (("--shape", "q:2x3", "--rank", "0"), "rank must be an integer of at least 1, got 0"),
+        (("--shape", "q:2x3", "--targets", "k"), "targets must name some of q, got k"),
+        (("--shape", "q:2x3", "--tokens", "0"), "tokens must be at least 1"),
+        (("--shape", "q:2x3", "--memory-gb", "1"), "--memory-gb answers a question of --choose"),
+        (("--shape", "q:2x3", "--dynamic"), "go with --choose"),
+        (("--shape", "q:2x3", "--choose", "--memory-gb", "inf"), "--memory-gb must be finite"),
+    ],
+)
+def test_unusable_input_is_one_line_and_status_2(capsys, arguments, said):
+    assert status_of("plan", *arguments) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
