@@ -54,7 +54,7 @@ def planned(args: argparse.Namespace) -> Plan:
     if args.quick:
         quick = tuple(name for name in MODULES if not name.endswith(("jax", "peft")))
         first = args.seeds[0]
-        return Plan(first, first + 2, 10e6, 60, dtypes, quick, args.processes)
+        return Plan(first, first + 2, 10e6, 40, dtypes, quick, args.processes)
     return Plan(*args.seeds, args.elements, 60 * args.minutes, dtypes, processes=args.processes)
 
 

@@ -30,7 +30,8 @@ def percent(pair: tuple[int, int]) -> str:
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def markdown(records: list[Record], dtypes: tuple[str, ...], record: dict[str, Any]) -> str:
