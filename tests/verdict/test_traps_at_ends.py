@@ -71,6 +71,23 @@ def test_a_sum_may_underflow_where_the_factor_is_on_an_operand(scale, rng):
     assert inside(small, bounds(oracle, contract)["y"])
 
 
+def two_factors(a, b, h):
+    """A product of two operands that both have a factor."""
+    return (5 / 3 * (a @ b)) @ (h * (0.25 * h)), None
+
+
+@pytest.mark.parametrize("site", ScaleSite)
+@pytest.mark.parametrize("seed", range(20))
+def test_of_two_factors_one_may_wait_and_the_other_not(seed, site):
+    """Where h² is subnormal on float16 it matters when it is divided by four."""
+    rng = np.random.default_rng(seed)
+    small = {"a": ((5, 3), 2.0**-7), "b": ((3, 4), 2.0**-7), "h": ((4, 7), 2.0**-6)}
+    t = {n: FLOAT16.round(by * rng.standard_normal(s)) for n, (s, by) in small.items()}
+    oracle = Oracle(two_factors, t)
+    y = emulate(oracle, FLOAT16_CONTRACT, Choices(scale=site))["y"]
+    assert inside(y, bounds(oracle, FLOAT16_CONTRACT)["y"])
+
+
 @pytest.mark.parametrize("contract", [BFLOAT16_CONTRACT, FLOAT32_CONTRACT])
 @pytest.mark.parametrize("s", [1e12, 2.0**40])
 def test_a_scaled_operand_may_overflow_on_any_grid(contract, s, rng):

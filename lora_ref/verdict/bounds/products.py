@@ -45,10 +45,13 @@ class Product(Node):
         same = sites.operand and 1 in (self.c_a, self.c_b)
         if self.c_a == self.c_b == 1 or (exact and (same or not self._may_leave_range)):
             return self._anywhere(c, 1.0, 1.0)
-        found = self._anywhere(c / (self.c_a * self.c_b), self.c_a, self.c_b)
-        if not (sites.operand or sites.result):
-            return found
-        return self.arithmetic.union(found, self._anywhere(c, 1.0, 1.0))
+        found = [self._anywhere(c / (self.c_a * self.c_b), self.c_a, self.c_b)]
+        if sites.operand or sites.result:
+            found.append(self._anywhere(c, 1.0, 1.0))
+            if 1 not in (self.c_a, self.c_b):  # one of two factors waits, the other does not
+                found.append(self._anywhere(c / self.c_a, self.c_a, 1.0))
+                found.append(self._anywhere(c / self.c_b, 1.0, self.c_b))
+        return self.arithmetic.union(*found)
 
     @property
     def _may_leave_range(self) -> bool:
