@@ -18,7 +18,8 @@ Errors:
     ShapeError if m does not have one entry for each feature; those of the EmbeddingLoRA inside.
 Limits:
     It is DoRA of Eᵀ, whose outputs are the features, not of E as the linear layer that a tied
-    output would be: there g would belong to the inputs. So a tied pair has no common DoRA.
+    output would be: there g belongs to the inputs, as in ColumnDoRA, so a tied pair has no common
+    DoRA by row.
     With the full gradient dA is dense, since every id of the vocabulary moves the norm; with the
     norm held constant it has the columns of the batch's ids alone.
     ids have no gradient, and padding is as in EmbeddingLoRA. A model that multiplies its embeddings

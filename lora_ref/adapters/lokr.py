@@ -11,7 +11,8 @@ Shapes:
     x (..., n₁ n₂)   W (m₁ m₂, n₁ n₂)   C (m₁, n₁)   D (m₂, n₂)   y (..., m₁ m₂)
     of a product, B (rows, r) and A (r, columns)
 Units:
-    s = α/r; LyCORIS and PEFT divide by r even where C and D are whole and nothing has rank r.
+    s = α/r; PEFT divides by r even where C and D are whole and nothing has rank r. LyCORIS takes
+    s = 1 there.
 Init:
     C = 0 (B = 0 of a product), so W' = W; D is Kaiming-uniform, U(-1/√columns, 1/√columns).
 Errors:

@@ -18,7 +18,8 @@ Errors:
     ShapeError if D, W or x do not fit; ValueError if a size of the block is below 1.
 Limits:
     Where r does not divide n the last group is short, as if x went on with zeros.
-    The update has at most r rows that differ in direction: its rank is at most min(r, p).
+    ΔW[o, i] depends on i mod r and o mod p: it has at most r columns and p rows that differ, so
+    its rank is at most min(r, p).
     PEFT's third form, init_weights="bat", is another map: `Bat`.
 Source:
     Kang and Yin 2024, arXiv:2409.15371, where W' = W + expand(D) and y = x Wᵀ + S D; PEFT 0.21.2,

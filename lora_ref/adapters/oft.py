@@ -22,7 +22,8 @@ Errors:
     width that does not divide n, or a series of a degree below 1.
 Limits:
     No rotation by π is reached, nor any reflection. Neumann's R is no rotation: ‖Rᵀ R − I‖ grows
-    as ‖Q‖^k and the series diverges from ‖Q‖ = 1 on, the last term being what is left.
+    as ‖Q‖^k for even k and ‖Q‖^2k for odd k, and the series diverges from ‖Q‖ = 1 on, the last
+    term being what is left.
     With several adapters the order counts: rotations do not commute.
     Under a reading the inverse is an elimination without pivots, which is stable here, as the
     symmetric part of I − Q is I.

@@ -18,7 +18,7 @@ Errors:
     ShapeError if W or G does not fit; ValueError if the rank is not from 1 to min(m, n)/2, or
     γ or s is not positive.
 Limits:
-    The sign of G does not matter, and neither does its size, except to `lora_ga_peft`.
+    The size of G does not matter, except to `lora_ga_peft`; its sign turns that of B, and W_res.
     Where U and V are turned together, A and B are turned each by itself: I_A and I_B differ, so the
     sign of each component of B A is free, and W_res + s B A = W all the same.
     PEFT and the authors approximate the SVD at random (4 iterations, 4r components); here it is

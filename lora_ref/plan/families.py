@@ -119,8 +119,10 @@ def _llama(kind: str, given: _Fields) -> Model:
         given.size(x) for x in ("hidden_size", "num_hidden_layers", "intermediate_size")
     )
     heads, vocabulary = given.size("num_attention_heads"), given.size("vocab_size")
-    size = given.size("head_dim", d // heads)
-    q, kv = heads * size, given.size("num_key_value_heads", heads) * size
+    # Where the key is missing transformers has numbers of its own for each family, but Llama's.
+    size = given.size("head_dim") if kind == "qwen3" else given.size("head_dim", d // heads)
+    shared = given.size("num_key_value_heads", heads if kind == "llama" else None)
+    q, kv = heads * size, shared * size
     tied = given.flag("tie_word_embeddings", False)
     linears = (
         Linear("self_attn.q_proj", q, d, layers),

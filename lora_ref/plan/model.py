@@ -9,8 +9,8 @@ Errors:
     ValueError for sizes that are no positive integers, and for targets that match nothing.
 Limits:
     FLOPs of products of matrices. Norms, softmax, activations, rotations and look-ups are left
-    out, about a percent of a wide model. Every query meets every key: kernels that skip the
-    masked half of causal attention do half of 4 T a.
+    out, about a percent of a wide model. Scores and values of attention are 4 T a a token. Every
+    query meets every key: kernels that skip the masked half of causal attention do half of 4 T a.
 Source:
     Kaplan et al. 2020, "Scaling Laws for Neural Language Models", arXiv:2001.08361, table 1;
     target names as PEFT 0.21.2, tuners/tuners_utils.py, check_target_module_exists.

@@ -7,7 +7,7 @@ Math, of singular values σ₁ ≥ σ₂ ≥ … ≥ 0:
     energy      the least r with Σ_{i≤r} σ² ≥ share · Σσ²
     retained    Σ_{i≤r} σ² / Σσ²
 
-    1 ≤ stable ≤ effective² and 1 ≤ effective ≤ numerical, up to what is below the tolerance
+    1 ≤ stable ≤ effective ≤ numerical, up to what is below the tolerance
 Shapes:
     σ (k,), descending
 Units:

@@ -22,8 +22,8 @@ Errors:
     ValueError for a rank that is smaller than the adapter's, a scale of zero, a factor below 2, a
     limit below 1, a `used` outside [0, 1].
 Limits:
-    A layer with ΔW = 0 uses nothing and does not grow. The rule looks at the loss it is given:
-    give it the one of held-out data.
+    A layer with ΔW = 0 uses nothing and does not grow, but for `used` = 0. The rule looks at the
+    loss it is given: give it the one of held-out data.
     The moments of the old entries stay right if s does: `widened_moments` adds zeros.
     A compiled training loop sees new shapes and compiles again.
 Source:

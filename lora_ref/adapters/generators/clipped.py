@@ -13,7 +13,7 @@ Units:
 Init:
     In the published code both heads start N(0, 10⁻⁶), standard deviation 1e-3, with biases of 0.
 Limits:
-    At the bound itself, |t A| = b, the gradient here is 0; JAX's clip passes it through.
+    At the bound itself, |t A| = b, the gradient here is 0; JAX's clip passes half of it.
     The published layers also clip their low-rank part B A x to ±1000, by feature. That is no map of
     the weight, so no merge has it; below the bound the two agree. NaN is set to 0 there and kept
     here.

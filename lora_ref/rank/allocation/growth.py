@@ -6,7 +6,7 @@ loss stops falling. A fresh direction has λ = 0, so growing changes no output.
 
 Math:
     ΔW = s P Λ Q = s U Σ Vᵀ             by QR of P and Qᵀ and an SVD of r × r numbers
-    importance_i = σᵢ² / (σᵢ² + ρ)      σᵢ the singular values of ΔW, ρ > 0 the regulariser
+    importance_i = σᵢ² / (σᵢ² + ρ)      σ = |s| Σ those of ΔW, ρ > 0 the regulariser
     fresh columns of P and rows of Q: Gaussian, made orthonormal to those that are there
 Shapes:
     P (m, r), λ (r,), Q (r, n) before; rank r' after; r' ≤ min(m, n)
