@@ -138,7 +138,7 @@ def write_adapter(
     """
     directory = Path(directory)
     if overwrite and os.path.lexists(directory):
-        _refuse_foreign(directory)
+        refuse_foreign(directory)
     given = [(spec, adapter.stored[spec.name]) for spec in adapter.specs]
     metadata = _METADATA if adapter.header is None else None
     with new_directory(directory, overwrite=overwrite) as partial:
@@ -146,10 +146,12 @@ def write_adapter(
         write_safetensors(partial / ADAPTER_WEIGHTS, given, metadata, header=adapter.header)
 
 
-def _refuse_foreign(directory):
+def refuse_foreign(directory: Path) -> None:
+    """Refuses to overwrite a directory that holds anything but an adapter's own files."""
     if not directory.is_dir() or directory.is_symlink():
         raise refusal(directory, "must be a directory to be overwritten by one, got something else")
-    foreign = sorted(e.name for e in directory.iterdir() if e.name not in _COMPANIONS)
+    own = {e.name for e in directory.iterdir() if e.name in _COMPANIONS and not e.is_dir()}
+    foreign = sorted({e.name for e in directory.iterdir()} - own)
     if foreign:
         problem = "must hold an adapter and nothing else to be overwritten"
         raise refusal(directory, f"{problem}, got {shown(foreign)}")

@@ -38,6 +38,7 @@ from .checkpoint import ADAPTER_WEIGHTS
 from .dtypes import dtype_name
 from .errors import refusal, shown
 from .header import TensorSpec
+from .peft import refuse_foreign
 from .peft_config import CONFIG_NAME, LoraConfig
 from .peft_keys import NESTED, PREFIX
 from .peft_modules import Kind, LoraModule, check_values
@@ -119,7 +120,10 @@ def write_adalora(
         place = f"{path}.{NESTED}.{leaf}" if path in adapters else name
         tensors[PREFIX + place] = np.ascontiguousarray(t)
     given = [(TensorSpec(n, dtype_name(t.dtype), t.shape), t) for n, t in tensors.items()]
-    with new_directory(Path(directory), overwrite=overwrite) as partial:
+    directory = Path(directory)
+    if overwrite and os.path.lexists(directory):
+        refuse_foreign(directory)
+    with new_directory(directory, overwrite=overwrite) as partial:
         text = json.dumps(fields, indent=2, sort_keys=True)
         (partial / CONFIG_NAME).write_text(text)
         write_safetensors(partial / ADAPTER_WEIGHTS, given, {"format": "pt"})

@@ -91,7 +91,8 @@ class LoraConfig:
         """Check the fields of a configuration that is in no file yet; peft_type may be left out."""
         fields = {"peft_type": "LORA", **fields}
         try:
-            text = json.dumps(fields, indent=2, sort_keys=True).encode()
+            # As PEFT sorts them, but for patterns: the first one that fits a module counts.
+            text = json.dumps({n: fields[n] for n in sorted(fields)}, indent=2).encode()
         except (TypeError, ValueError) as error:
             raise refusal(CONFIG_NAME, f"must be JSON: {error}") from None
         # Parsed again: what is checked is what will be read, keys in the order of the file.

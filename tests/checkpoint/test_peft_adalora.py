@@ -187,3 +187,13 @@ def test_the_configuration_is_laid_out_as_peft_does(adapters, tmp_path):
         '  "total_step": 30',
         "}",
     ]
+
+
+def test_a_directory_that_holds_something_else_is_never_overwritten(adapters, tmp_path):
+    out = tmp_path / "out"
+    write_adalora(out, adapters, FIELDS)
+    write_adalora(out, adapters, FIELDS, overwrite=True)
+    (out / "precious").write_text("mine")
+    with pytest.raises(CheckpointError, match="must hold an adapter and nothing else"):
+        write_adalora(out, adapters, FIELDS, overwrite=True)
+    assert (out / "precious").read_text() == "mine"

@@ -423,3 +423,13 @@ def test_a_change_is_relative_and_nan_that_stays_is_none(tmp_path):
     after = same | {"small.bias": np.array([0.5]), "zero.bias": np.ones(2)}
     base, tuned = model(tmp_path / "base", before), model(tmp_path / "tuned", after)
     assert extracted(base, tuned, 2, ["q"]).left == {"small.bias": 1.0, "zero.bias": np.inf}
+
+
+def test_patterns_keep_their_order_of_which_the_first_that_fits_counts(tmp_path):
+    tensors = pair("layers.0.v_proj", 5) | pair("layers.1.v_proj", 5)
+    alpha = {"v_proj": 16, "layers.0.v_proj": 32}
+    adapter = opened(tmp_path / "a", tensors, alpha_pattern=alpha, target_modules=["v_proj"])
+    before = {m.path: m.alpha for m in adapter.modules}
+    write_adapter(tmp_path / "b", reranked(adapter, 3).adapter)
+    after = {m.path: m.alpha for m in PeftAdapter.open(tmp_path / "b").modules}
+    assert before == after == {"layers.0.v_proj": 16, "layers.1.v_proj": 16}
