@@ -20,7 +20,7 @@ from .implementation import (
     registry,
     wide,
 )
-from .torch_tools import Leaves, by_autograd, outputs, rows, tensors, token_chunks
+from .torch_tools import Leaves, autograd_adder, by_autograd, outputs, rows, tensors, token_chunks
 
 LEAVES = "x A B b"
 found, add = registry("lora_linear")
@@ -97,14 +97,7 @@ def through_merged(case: Case) -> Outputs:
     )
 
 
-def _adder(name: str, **fields: object):
-    """Decorator: a forward whose backward is autograd's."""
-
-    def decorate(forward):
-        add(name, **fields)(by_autograd(forward, LEAVES))
-        return forward
-
-    return decorate
+_adder = autograd_adder(add, LEAVES)
 
 
 @_adder("F.linear, autograd")

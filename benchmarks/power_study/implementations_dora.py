@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from .cases import Case
 from .implementation import Implementation, Outputs, merged_too, registry, wide
-from .torch_tools import Leaves, by_autograd, outputs, rows, tensors
+from .torch_tools import Leaves, autograd_adder, outputs, rows, tensors
 
 LEAVES = "x A B m"
 found, add = registry("dora_linear")
@@ -67,14 +67,7 @@ def _by_hand(case: Case, t: Leaves, s: float) -> Outputs:
     )
 
 
-def _adder(name: str, **fields: object):
-    """Decorator: a forward whose backward is autograd's."""
-
-    def decorate(forward):
-        add(name, **fields)(by_autograd(forward, LEAVES))
-        return forward
-
-    return decorate
+_adder = autograd_adder(add, LEAVES)
 
 
 @_adder("m / ‖V‖ on the sum, autograd")

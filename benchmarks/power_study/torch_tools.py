@@ -49,6 +49,19 @@ def by_autograd(
     return run
 
 
+def autograd_adder(add: Callable[..., Any], wanted: str) -> Callable[..., Any]:
+    """`add`, a registry's decorator, for a forward whose backward is autograd's."""
+
+    def adder(name: str, **fields: object):
+        def decorate(forward):
+            add(name, **fields)(by_autograd(forward, wanted))
+            return forward
+
+        return decorate
+
+    return adder
+
+
 def _or_zero(gradient: Any, leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if gradient is None else gradient
 
