@@ -132,6 +132,12 @@ def as_array(values: np.ndarray, like: Array) -> Array:
     return namespace(like).asarray(values, dtype=like.dtype, **on_device_of(like))
 
 
+def working(t: Array) -> Array:
+    """`t` in a type that can be decomposed and summed: of 16 bits and fewer it becomes float32."""
+    xp = namespace(t)
+    return t if t.dtype in (xp.float32, xp.float64) else xp.astype(t, xp.float32)
+
+
 def norm(v: Array, axis: int) -> Array:
     """‖v‖₂ along `axis`, which is kept with length one."""
     xp = namespace(v)

@@ -2,7 +2,7 @@
 
     python tests/mutation.py [lora_ref/adapters/lora.py ...] [--sample 200] [--json FILE]
 
-Without files: all adapters and layers. Every mutant is tried in a process of its own, forked from
+Without files: every room of TESTS. Every mutant is tried in a process of its own, forked from
 this one, which replaces one module by its mutated text and runs the fast tests of that room on
 NumPy arrays, stopping at the first failure. Survivors are printed as they are found. It is slow
 and needs `os.fork`, so it is a command and no test. `docs/testing.md` lists the known survivors.
@@ -43,9 +43,11 @@ TESTS = {
     ],
     "compose": [
         "tests/compose/test_mixed_batch.py",
+        "tests/compose/test_mixed_batch_inputs.py",
         "tests/compose/test_dropout.py",
         "tests/compose/test_strength.py",
         "tests/compose/test_combining.py",
+        "tests/compose/test_combining_inputs.py",
         "tests/compose/test_combining_golden.py",
         "tests/test_attention_grid.py",
     ],
@@ -65,6 +67,27 @@ TESTS = {
         "tests/rank/test_spectra_of_updates.py",
         "tests/rank/test_choosing_ranks.py",
         "tests/rank/test_allocation.py",
+        "tests/rank/test_extreme_updates.py",
+        "tests/rank/test_rank_refusals.py",
+        "tests/rank/test_allocation_refusals.py",
+    ],
+    "checkpoint": [
+        "tests/checkpoint/test_peft_dora.py",
+        "tests/checkpoint/test_peft_adalora.py",
+        "tests/checkpoint/test_ranks_of_files.py",
+        "tests/checkpoint/test_peft.py",
+        "tests/checkpoint/test_peft_config.py",
+        "tests/checkpoint/test_peft_hostile.py",
+        "tests/checkpoint/test_tuners.py",
+        "tests/checkpoint/test_checkpoint.py",
+        "tests/checkpoint/test_checkpoint_write.py",
+        "tests/checkpoint/test_safetensors.py",
+        "tests/checkpoint/test_safetensors_write.py",
+        "tests/checkpoint/test_hostile.py",
+    ],
+    "tuners": [
+        "tests/checkpoint/test_tuners.py",
+        "tests/checkpoint/test_tuner_refusals.py",
     ],
 }
 NUMPY_ONLY = "not read_only and not strict and not torch and not jax and not cupy"
@@ -108,7 +131,17 @@ def mutants(path: Path) -> Iterator[Mutant]:
             changed = line[: start[1]] + new + line[end[1] :]
             text = "".join([*lines[: row - 1], changed, *lines[row:]])
             old = line[start[1] : end[1]]
-            yield Mutant(str(path.relative_to(ROOT)), row, old, new, text)
+            if _is_program(text):
+                yield Mutant(str(path.relative_to(ROOT)), row, old, new, text)
+
+
+def _is_program(text: str) -> bool:
+    """Whether the text compiles: one that does not would count as noticed."""
+    try:
+        compile(text, "a mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def _skipped_lines(tokens: list[tokenize.TokenInfo]) -> set[int]:
@@ -148,8 +181,8 @@ def _changes(
         yield token.start, after.end, ""
     if token.string in ("A", "B", "W", "dW") and after.string not in (".", "=", ":"):
         yield token.end, token.end, ".mT"
-    if token.string == "**":
-        yield token.start, tokens[i + 1].end, ""
+    if token.string == "**":  # an exponent with its sign, or a mapping among arguments
+        yield token.start, tokens[i + 1 + (after.string == "-")].end, ""
 
 
 class _Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -173,8 +206,8 @@ class _Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def room_of(mutant: Mutant) -> str:
-    """The room that a mutant's file is in."""
-    return Path(mutant.path).parts[1]
+    """The innermost room that a mutant's file is in."""
+    return next(part for part in reversed(Path(mutant.path).parts) if part in TESTS)
 
 
 def survives(room: str, mutant: Mutant | None = None) -> bool:
@@ -228,7 +261,7 @@ def _public_checks(room: str) -> None:
 def main() -> int:
     """Try the mutants, print the survivors and the score."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", nargs="*", help="default: every adapter and layer")
+    parser.add_argument("files", nargs="*", help="default: every room of TESTS")
     parser.add_argument("--sample", type=int, help="try this many, drawn evenly")
     parser.add_argument("--json", help="write the survivors to this file")
     options = parser.parse_args()

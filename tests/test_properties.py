@@ -151,7 +151,7 @@ def test_init_spreads_a_over_its_interval_and_leaves_the_weight_alone(rank, n, s
 def test_a_rank_of_one_is_a_rank_and_zero_is_none(init, rng):
     W = np.ones((5, 7))
     assert init(W, 1, 5.0, rng).A.shape == (1, 7)
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
         init(W, 0, 5.0, rng)
 
 

@@ -17,7 +17,8 @@ Math:
 Shapes:
     x (..., n)   W, V (m, n)   A (r, n)   B (m, r)   m, c, g: one number for each of the n inputs
 Init:
-    A and B as LoRA, so B = 0; m = ‖V‖ by column, so W' = V.
+    `init` draws A and B as LoRA does, so B = 0, and `around` takes any LoRA; m = ‖V‖ by column
+    makes g = 1 and W' = V. With B = 0 that is W, to the last bit.
 Errors:
     ShapeError if m, A, B, W or x do not fit; ValueError if the rank is below 1.
 Limits:

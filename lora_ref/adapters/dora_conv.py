@@ -14,7 +14,8 @@ Shapes:
     x (..., n, *space)   W, V (m, n/g, *kernel)   A (r, n/g, *kernel)   B (m, r/g, 1, ...)
     m, c, g: one number for each of the m outputs (PEFT stores m as (1, m, 1, ...))
 Init:
-    `around` a ConvLoRA: m = ‖V‖ makes g = 1 and W' = V.
+    `init` draws A and B as ConvLoRA does, so B = 0, and `around` takes any ConvLoRA; m = ‖V‖ makes
+    g = 1 and W' = V. With B = 0 that is W, to the last bit.
 Errors:
     ShapeError if m does not have one entry for each output; those of the ConvLoRA inside.
 Limits:
@@ -32,8 +33,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Self
 
+import numpy as np
+
 from ..arrays import Array, Backward, either, namespace, norm
-from ..layers.convolution import convolution
+from ..layers.convolution import Geometry, convolution
 from ..shapes import ShapeError, shapes
 from ..trees import tree_map, with_leaves
 from .base import Adapter
@@ -58,6 +61,21 @@ class ConvDoRA(Adapter):
                 f"ConvDoRA: ConvDoRA.m must be (m,) with m = {outputs} from lora.B, "
                 f"got {tuple(self.m.shape)}"
             )
+
+    @classmethod
+    def init(
+        cls,
+        W: Array,
+        rank: int,
+        alpha: float,
+        geometry: Geometry,
+        rng: np.random.Generator,
+        *,
+        detach_norm: bool = False,
+    ) -> Self:
+        """Kaiming-uniform A, B = 0 and m = ‖W‖ by output channel, at scale α/r."""
+        lora = ConvLoRA.init(W, rank, alpha, geometry, rng)
+        return cls.around(lora, W, detach_norm=detach_norm)
 
     @classmethod
     def around(cls, lora: ConvLoRA, W: Array, *, detach_norm: bool = False) -> Self:

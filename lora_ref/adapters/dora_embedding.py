@@ -13,7 +13,8 @@ Shapes:
     ids (...) integers in [0, v)   E, V (v, d)   A (r, v)   B (d, r)   y (..., d)
     m, c, g: one number for each of the d features
 Init:
-    `around` an EmbeddingLoRA: m = ‖V‖ makes g = 1 and E' = V.
+    `init` draws A and B as EmbeddingLoRA does, so A = 0, and `around` takes any EmbeddingLoRA;
+    m = ‖V‖ makes g = 1 and E' = V. With A = 0 that is E, to the last bit.
 Errors:
     ShapeError if m does not have one entry for each feature; those of the EmbeddingLoRA inside.
 Limits:
@@ -32,6 +33,8 @@ Source:
 
 from dataclasses import dataclass
 from typing import Self
+
+import numpy as np
 
 from ..arrays import Array, Backward, either, namespace, norm, row_sum
 from ..layers.embedding import embedding
@@ -59,6 +62,20 @@ class EmbeddingDoRA(Adapter):
                 f"EmbeddingDoRA: EmbeddingDoRA.m must be (d,) with d = {features} from lora.B, "
                 f"got {tuple(self.m.shape)}"
             )
+
+    @classmethod
+    def init(
+        cls,
+        E: Array,
+        rank: int,
+        alpha: float,
+        rng: np.random.Generator,
+        *,
+        detach_norm: bool = False,
+    ) -> Self:
+        """A = 0, B ~ N(0, 1) and m = ‖E‖ by column, at scale α/r."""
+        lora = EmbeddingLoRA.init(E, rank, alpha, rng)
+        return cls.around(lora, E, detach_norm=detach_norm)
 
     @classmethod
     def around(cls, lora: EmbeddingLoRA, E: Array, *, detach_norm: bool = False) -> Self:

@@ -35,17 +35,18 @@ import numpy as np
 from ..arrays import Array, Backward, as_array, namespace, on_device_of, outer_sum
 from ..shapes import shapes
 from ..trees import with_leaves
+from ..values import checked_count
 from .base import Adapter
 
 
 def scaling(alpha: float, rank: int) -> float:
     """s = α/r, the scale of the LoRA paper."""
-    return float(alpha) / _positive(rank)
+    return float(alpha) / checked_count("scaling", "rank", rank, 1)
 
 
 def stabilised_scaling(alpha: float, rank: int) -> float:
     """s = α/√r, the scale of rank-stabilised LoRA (rsLoRA)."""
-    return float(alpha) / _positive(rank) ** 0.5
+    return float(alpha) / checked_count("stabilised_scaling", "rank", rank, 1) ** 0.5
 
 
 @shapes(A="r n", B="m r")
@@ -61,13 +62,13 @@ class LoRA(Adapter):
     def init(cls, W: Array, rank: int, alpha: float, rng: np.random.Generator) -> Self:
         """Kaiming-uniform A and B = 0, at scale α/r."""
         bound = W.shape[1] ** -0.5
-        A = rng.uniform(-bound, bound, size=(_positive(rank), W.shape[1]))
+        A = rng.uniform(-bound, bound, size=(checked_count("LoRA", "rank", rank, 1), W.shape[1]))
         return cls(as_array(A, W), _zeros(W, rank), scaling(alpha, rank))
 
     @classmethod
     def init_gaussian(cls, W: Array, rank: int, alpha: float, rng: np.random.Generator) -> Self:
         """A ~ N(0, 1/r²) and B = 0, at scale α/r."""
-        A = rng.normal(0, 1 / _positive(rank), size=(rank, W.shape[1]))
+        A = rng.normal(0, 1 / checked_count("LoRA", "rank", rank, 1), size=(rank, W.shape[1]))
         return cls(as_array(A, W), _zeros(W, rank), scaling(alpha, rank))
 
     def delta(self) -> Array:
@@ -111,9 +112,3 @@ def swap(W: Array, old: LoRA, new: LoRA) -> Array:
 
 def _zeros(W: Array, rank: int) -> Array:
     return namespace(W).zeros((W.shape[0], rank), dtype=W.dtype, **on_device_of(W))
-
-
-def _positive(rank: int) -> int:
-    if rank < 1:
-        raise ValueError(f"LoRA: rank must be at least 1, got {rank}")
-    return rank

@@ -1,14 +1,11 @@
 """`lora-ref plan`: what an adapter on a model trains, stores and computes, and which to choose."""
 
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from ..checkpoint.errors import shown
 from ..pages.plain_json import as_json
 from ..pages.printable import printable
 from ..plan import (
-    DTYPES,
-    OPTIMIZERS,
     Adaptive,
     Choice,
     DoubleLowRank,
@@ -17,7 +14,6 @@ from ..plan import (
     LowRank,
     Method,
     Model,
-    Needs,
     Plan,
     Quantized,
     WeightDecomposed,
@@ -28,44 +24,22 @@ from ..plan import (
     read_model,
 )
 from .failures import Usage
+from .plan_options import PlanOptions as PlanOptions
+from .plan_options import refuse, refuse_unused
 from .terminal import print_lines
 
-METHODS = ("lora", "rslora", "dora", "double-lora", "adalora", "hyperlora", "qlora")
 MODELS = {"gpt3-175b": gpt3}
 SCALE = {"rslora": "s = α/√r, the cost is LoRA's"}
 
 
-@dataclass(frozen=True)
-class PlanOptions:
-    """What was asked for."""
-
-    config: str | None
-    model: str | None
-    shape: tuple[str, ...]
-    method: str
-    rank: int
-    init_rank: int | None
-    condition: int
-    targets: str | None
-    optimizer: str
-    dtype: str
-    adapter_dtype: str
-    base_bits: int | None
-    tokens: int
-    batch: int
-    choose: bool
-    needs: Needs
-    memory_gb: float | None
-    json: bool
-
-
 def plan_command(options: PlanOptions) -> int:
     """Print the plan, or the choice and its plan; the exit status."""
-    _refuse(options)
+    refuse(options)
     model = _model(options)
     choice = _choice(model, options) if options.choose else None
     if choice is not None:
         options = replace(options, method=choice.method)
+    refuse_unused(options)
     done = _plan(model, options)
     if options.json:
         print_lines(as_json(_fields(done, options, choice)).decode().rstrip("\n"))
@@ -73,24 +47,6 @@ def plan_command(options: PlanOptions) -> int:
     for line in (*_choice_lines(choice), *_lines(done, options)):
         print_lines(printable(line))
     return 0
-
-
-def _refuse(options: PlanOptions) -> None:
-    known = (
-        ("--method", options.method, METHODS),
-        ("--optimizer", options.optimizer, OPTIMIZERS),
-        ("--dtype", options.dtype, DTYPES),
-        ("--adapter-dtype", options.adapter_dtype, DTYPES),
-    )
-    for option, value, names in known:
-        if value not in names:
-            raise Usage(f"{option} must be one of {', '.join(names)}, got {shown(value)}")
-    if options.memory_gb is not None and not options.choose:
-        raise Usage("--memory-gb answers a question of --choose; without it nothing is chosen")
-    if options.memory_gb is not None and not math.isfinite(options.memory_gb):
-        raise Usage(f"--memory-gb must be finite, got {options.memory_gb}")
-    if options.needs != Needs() and not options.choose:
-        raise Usage("answers to the flowchart's questions go with --choose")
 
 
 def _model(options: PlanOptions) -> Model:
@@ -106,6 +62,9 @@ def _model(options: PlanOptions) -> Model:
             raise Usage(f"--model must be one of {', '.join(MODELS)}, got {shown(options.model)}")
         return MODELS[options.model]()
     linears = tuple(_linear(text) for text in options.shape)
+    names = [x.name for x in linears]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise Usage(f"--shape must name every weight once, got {shown(twice)} twice")
     return Model("shapes", linears, targets=tuple(x.name for x in linears))
 
 
@@ -128,14 +87,14 @@ def _method(options: PlanOptions) -> Method:
         return DoubleLowRank(rank)
     if options.method == "adalora":
         # One and a half times: 12 for 8, as PEFT's defaults and the paper's experiments.
-        return Adaptive(rank, options.init_rank or -(-3 * rank // 2))
+        first = -(-3 * rank // 2) if options.init_rank is None else options.init_rank
+        return Adaptive(rank, first)
     if options.method == "hyperlora":
         return Generated(rank, options.condition, options.condition)
     return LowRank(rank)
 
 
 def _plan(model: Model, options: PlanOptions) -> Plan:
-    bits = options.base_bits or (4 if options.method == "qlora" else None)
     targets = () if options.targets is None else tuple(options.targets.split(","))
     try:
         return plan(
@@ -145,7 +104,7 @@ def _plan(model: Model, options: PlanOptions) -> Plan:
             dtype=options.dtype,
             adapter_dtype=options.adapter_dtype,
             optimizer=options.optimizer,
-            quantized=None if bits is None else Quantized(bits),
+            quantized=None if options.bits is None else Quantized(options.bits),
             sequences=options.batch,
             tokens=options.tokens,
         )
@@ -172,11 +131,29 @@ def _choice_lines(choice: Choice | None) -> list[str]:
 
 
 def _lines(done: Plan, options: PlanOptions) -> list[str]:
-    model, memory, full, flops = done.model, done.memory, done.full, done.flops
+    model = done.model
     adapted = sum(x.count for x in done.adapted)
     weights = sum(x.count for x in model.linears)
     names = ", ".join(x.name for x in done.adapted)
-    rows: list[tuple[str, int | str, int | str]] = [
+    rank = f"{options.method} of rank {options.rank}"
+    note = f" ({SCALE[options.method]})" if options.method in SCALE else ""
+    return [
+        f"{model.name}: {model.parameters:,} parameters, base in {_base(options)}",
+        f"{rank}{note} on {adapted} of {weights} linear weights: {names}",
+        f"trainable: {done.trained:,} parameters, {done.trained / model.parameters:.4%} of all; "
+        f"saved: {done.saved:,}",
+        *_wide_lines(done),
+        f"{options.optimizer}, adapter in {options.adapter_dtype}, "
+        f"{options.batch} x {options.tokens} tokens a step",
+        *(f"{a:<20}{_cell(b):>24}{_cell(c):>24}" for a, b, c in _rows(done, options)),
+        f"weights and optimizer states: {done.optimizer_saving:.2%} less than full fine-tuning",
+        "not counted: activations, workspaces, a float32 copy of trained 16-bit weights",
+    ]
+
+
+def _rows(done: Plan, options: PlanOptions) -> list[tuple[str, int | str, int | str]]:
+    memory, full, flops = done.memory, done.full, done.flops
+    return [
         ("bytes", options.method, "full fine-tuning"),
         ("base", memory.base, full.base),
         ("trained", memory.trained, full.trained),
@@ -191,23 +168,17 @@ def _lines(done: Plan, options: PlanOptions) -> list[str]:
         ("forward, W' formed", flops.formed_forward, flops.merged_forward),
         ("backward, W' formed", flops.formed_backward, flops.full_backward),
     ]
-    rank = f"{options.method} of rank {options.rank}"
-    note = f" ({SCALE[options.method]})" if options.method in SCALE else ""
-    return [
-        f"{model.name}: {model.parameters:,} parameters, base in {_base(options)}",
-        f"{rank}{note} on {adapted} of {weights} linear weights: {names}",
-        f"trainable: {done.trained:,} parameters, {done.trained / model.parameters:.4%} of all; "
-        f"saved: {done.saved:,}",
-        f"{options.optimizer}, adapter in {options.adapter_dtype}, "
-        f"{options.batch} x {options.tokens} tokens a step",
-        *(f"{a:<20}{_cell(b):>24}{_cell(c):>24}" for a, b, c in rows),
-        f"weights and optimizer states: {done.optimizer_saving:.2%} less than full fine-tuning",
-        "not counted: activations, workspaces, a float32 copy of trained 16-bit weights",
-    ]
+
+
+def _wide_lines(done: Plan) -> list[str]:
+    if not done.wide:
+        return []
+    sizes = ", ".join(f"{x.name} ({x.m}, {x.n})" for x in done.wide)
+    return [f"more factors than an update can have ranks: {sizes}"]
 
 
 def _base(options: PlanOptions) -> str:
-    bits = options.base_bits or (4 if options.method == "qlora" else None)
+    bits = options.bits
     return options.dtype if bits is None else f"{bits} bits and constants, rest {options.dtype}"
 
 
@@ -222,6 +193,7 @@ def _fields(done: Plan, options: PlanOptions, choice: Choice | None) -> dict[str
         "method": options.method,
         "rank": options.rank,
         "adapted": [asdict(x) for x in done.adapted],
+        "wide": [x.name for x in done.wide],
         "trained": done.trained,
         "saved": done.saved,
         "bytes": {**asdict(done.memory), "training": done.memory.training},

@@ -12,8 +12,8 @@ Math:
 Shapes:
     A_i (r, n)   B_i (m, r), the same for all; or factors of `EmbeddingLoRA` or `ConvLoRA`
 Errors:
-    ValueError if there is nothing to combine, or another number of weights; ShapeError if the
-    factors differ in shape; TypeError if the adapters differ in kind or are of another kind.
+    as `task_arithmetic`, of the factors; TypeError if the adapters differ in kind or are of
+    another kind, which for `cross_terms` and `weighted_cat` is any but LoRA.
 Limits:
     f is any of `task_arithmetic` and `ties`. Prune the parts first, factor by factor:
     [tree_map(lambda t: trim(t, density), part) for part in parts].
@@ -28,25 +28,24 @@ Source:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..adapters.conv import ConvLoRA
 from ..adapters.embedding import EmbeddingLoRA
 from ..adapters.lora import LoRA
 from ..adapters.lora_sum import cat
 from ..arrays import Array, namespace
-from .task_arithmetic import check_alike, check_count, sum_of, weighted_sum
+from ..shapes import bind, parse
+from .task_arithmetic import check_alike, checked_weights, sum_of, weighted_sum
 
 Combine = Callable[[Sequence[Array], Sequence[float]], Array]
 Pair = TypeVar("Pair", LoRA, EmbeddingLoRA, ConvLoRA)
-_KINDS = (LoRA, EmbeddingLoRA, ConvLoRA)
 
 
 def on_factors(parts: Sequence[Pair], weights: Sequence[float], combine: Combine) -> Pair:
     """One adapter of the same rank: `combine` of the A, and of the B."""
-    _check_kind("on_factors", parts)
-    _check_parts("on_factors", parts, weights)
-    a, b = _split(parts, weights)
+    _check_kind("on_factors", parts, (LoRA, EmbeddingLoRA, ConvLoRA))
+    a, b = _split("on_factors", parts, weights)
     A, B = combine([part.A for part in parts], a), combine([part.B for part in parts], b)
     return replace(parts[0], A=A, B=B, scale=1.0)
 
@@ -58,8 +57,8 @@ def linear(parts: Sequence[Pair], weights: Sequence[float]) -> Pair:
 
 def cross_terms(parts: Sequence[LoRA], weights: Sequence[float]) -> Array:
     """What the update of `linear` has beyond Σ w_i ΔW_i, (m, n)."""
-    _check_parts("cross_terms", parts, weights)
-    a, b = _split(parts, weights)
+    _check_kind("cross_terms", parts, (LoRA,))
+    a, b = _split("cross_terms", parts, weights)
     crossed = [
         b[i] * a[j] * (left.B @ right.A)
         for i, left in enumerate(parts)
@@ -72,26 +71,30 @@ def cross_terms(parts: Sequence[LoRA], weights: Sequence[float]) -> Array:
 
 def weighted_cat(parts: Sequence[LoRA], weights: Sequence[float]) -> LoRA:
     """One LoRA of rank Σ r_i with the update Σ w_i ΔW_i, exactly."""
-    check_count("weighted_cat", parts, weights)
-    scaled = zip(parts, weights, strict=True)
-    return cat([replace(part, scale=w * part.scale) for part, w in scaled])
+    _check_kind("weighted_cat", parts, (LoRA,))
+    named = {f"parts[{i}].A": part.A for i, part in enumerate(parts)}
+    bind("weighted_cat", named, dict.fromkeys(named, parse("...")))  # of one library
+    w = checked_weights("weighted_cat", parts, weights)
+    scaled = zip(w, parts, strict=True)
+    return cat([replace(part, scale=wi * float(part.scale)) for wi, part in scaled])
 
 
-def _split(parts: Sequence[Pair], weights: Sequence[float]) -> tuple[list[float], list[float]]:
-    """sgn(c_i) √|c_i| for the A, √|c_i| for the B."""
-    c = [w * part.scale for part, w in zip(parts, weights, strict=True)]
+def _split(
+    owner: str, parts: Sequence[Pair], weights: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """sgn(c_i) √|c_i| for the A, √|c_i| for the B, of parts whose factors can be added."""
+    check_alike(owner, [part.A for part in parts], "parts[{}].A")
+    check_alike(owner, [part.B for part in parts], "parts[{}].B")
+    w = checked_weights(owner, parts, weights)
+    c = [wi * float(part.scale) for wi, part in zip(w, parts, strict=True)]
     roots = [abs(ci) ** 0.5 for ci in c]
     return [math.copysign(root, ci) for root, ci in zip(roots, c, strict=True)], roots
 
 
-def _check_parts(owner: str, parts: Sequence[Pair], weights: Sequence[float]) -> None:
-    check_alike(owner, [part.A for part in parts])
-    check_alike(owner, [part.B for part in parts])
-    check_count(owner, parts, weights)
-
-
-def _check_kind(owner: str, parts: Sequence[Pair]) -> None:
+def _check_kind(owner: str, parts: Sequence[Any], kinds: tuple[type, ...]) -> None:
     for i, part in enumerate(parts):
-        if type(part) is not type(parts[0]) or type(part) not in _KINDS:
-            wanted = "a LoRA, an EmbeddingLoRA or a ConvLoRA, all of one kind"
-            raise TypeError(f"{owner}: parts[{i}] must be {wanted}, got {type(part).__name__}")
+        if type(part) is not type(parts[0]) or type(part) not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(
+                f"{owner}: parts[{i}] must be {wanted}, all of one kind, got {type(part).__name__}"
+            )

@@ -7,14 +7,18 @@ Math:
 Shapes:
     x (*batch, n)   W (m, n)   chosen (*batch) integers from −1 to E − 1   y (*batch, m)
 Errors:
-    ShapeError if chosen and x have other leading axes, or an adapter does not fit W; ValueError if
-    a number in chosen is that of no adapter.
+    ShapeError if chosen and x have other leading axes, an adapter does not fit W, or dy has not
+    y's shape; ValueError if a number in chosen is that of no adapter; TypeError if an adapter
+    is no Adapter, or its arrays are of another library or dtype than W.
 Limits:
     One merged weight a row: this is what `mixed_gather` and `mixed_grouped` have to equal, not how
     to compute it. It takes adapters of any kind, several kinds in one batch too; they take LoRA.
     Where a batch holds one adapter for a whole sequence, as PEFT's adapter_names do, broadcast:
     chosen (N, 1) to (N, T).
     An adapter that no row has gets a gradient of zeros.
+    One dtype for W and all adapters. PEFT's usual state, W in bfloat16 and factors in float32, is
+    refused: `LoRA.apply` has no rule for it either and gives what the library promotes to, which
+    for PyTorch is an error. PEFT casts x to the factors' dtype and the update to y's.
 Source:
     PEFT 0.21.2, tuners/lora/layer.py, LoraLayer._mixed_batch_forward, whose name for no adapter is
     "__base__"; −1 is that of the kernels of Punica (Chen et al. 2023, arXiv:2310.18547).
@@ -27,8 +31,8 @@ from ..adapters.base import Adapter, apply_merged
 from ..adapters.lora import LoRA
 from ..arrays import Array, Backward, namespace, on_device_of, rows
 from ..layers.linear import linear
-from ..shapes import ShapeError, shapes
-from ..trees import tree_map, zeros_like
+from ..shapes import ShapeError, Spec, bind, parse, shapes
+from ..trees import leaves, tree_map, zeros_like
 
 
 @shapes(x="*batch n", W="m n", chosen="int(E) *batch")
@@ -36,7 +40,8 @@ def mixed_batch(
     x: Array, W: Array, chosen: Array, adapters: Sequence[Adapter]
 ) -> tuple[Array, Backward]:
     """y_i = x_i W'ᵀ by the weight of row i's own adapter, and backward: dy -> (dx, dadapters)."""
-    xp, X, m = namespace(x, W), rows(x), W.shape[0]
+    check_adapters("mixed_batch", W, adapters, Adapter)
+    xp, X, shape = namespace(x, W), rows(x), (*x.shape[:-1], W.shape[0])
     choices = choices_of("mixed_batch", chosen, adapters)
     ys, backwards = [X[:0, :] @ W.T], []
     for i, e in enumerate(choices):
@@ -46,7 +51,8 @@ def mixed_batch(
         backwards.append(row_backward)
 
     def backward(dy):
-        dY, gradients = rows(dy), [zeros_like(adapter) for adapter in adapters]
+        dY = cotangent_rows("mixed_batch", dy, shape)
+        gradients = [zeros_like(adapter) for adapter in adapters]
         dxs = [dY[:0, :] @ W]
         for i, e in enumerate(choices):
             dx, dadapter = backwards[i](dY[i : i + 1, :])
@@ -55,7 +61,7 @@ def mixed_batch(
                 gradients[e] = tree_map(lambda a, b: a + b, gradients[e], dadapter)
         return xp.reshape(xp.concat(dxs, axis=0), x.shape), tuple(gradients)
 
-    return xp.reshape(xp.concat(ys, axis=0), (*x.shape[:-1], m)), backward
+    return xp.reshape(xp.concat(ys, axis=0), shape), backward
 
 
 def choices_of(owner: str, chosen: Array, adapters: Sequence[Any]) -> list[int]:
@@ -71,12 +77,29 @@ def choices_of(owner: str, chosen: Array, adapters: Sequence[Any]) -> list[int]:
     return choices
 
 
-def check_fit(owner: str, W: Array, adapters: Sequence[LoRA]) -> None:
-    """Every adapter is a LoRA for W, whether a row has it or not."""
+def cotangent_rows(owner: str, dy: Array, shape: tuple[int, ...]) -> Array:
+    """The rows of dy, which must have the shape of y."""
+    bind(owner, {"dy": dy}, {"dy": Spec("real", None, None, shape)})
+    return rows(dy)
+
+
+def check_adapters(owner: str, W: Array, adapters: Sequence[Any], kind: type) -> None:
+    """Every adapter is of this kind and of W's library and dtype, whether a row has it or not."""
+    any_shape = parse("...")
     for i, adapter in enumerate(adapters):
-        if not isinstance(adapter, LoRA):
-            raise TypeError(f"{owner}: adapters[{i}] must be a LoRA, got {type(adapter).__name__}")
-        namespace(W, adapter.A, adapter.B)  # one library, or it says which
+        if not isinstance(adapter, kind):
+            got = type(adapter).__name__
+            raise TypeError(f"{owner}: adapters[{i}] must be of type {kind.__name__}, got {got}")
+        for name, leaf in leaves(adapter, f"adapters[{i}]"):
+            bind(owner, {"W": W, name: leaf}, {"W": any_shape, name: any_shape})
+            if leaf.dtype != W.dtype:
+                raise TypeError(f"{owner}: {name} must have W's dtype {W.dtype}, got {leaf.dtype}")
+
+
+def check_fit(owner: str, W: Array, adapters: Sequence[LoRA]) -> None:
+    """Every adapter is a LoRA for W."""
+    check_adapters(owner, W, adapters, LoRA)
+    for i, adapter in enumerate(adapters):
         found = (adapter.B.shape[0], adapter.A.shape[1])
         if found != tuple(W.shape):
             raise ShapeError(

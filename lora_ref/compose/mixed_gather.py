@@ -33,7 +33,7 @@ from ..adapters.lora import LoRA
 from ..arrays import Array, Backward, as_array, index_sum, namespace, on_device_of, rows
 from ..shapes import shapes
 from ..trees import with_leaves
-from .mixed_batch import as_index, check_fit, choices_of
+from .mixed_batch import as_index, check_fit, choices_of, cotangent_rows
 
 
 @shapes(x="*batch n", W="m n", chosen="int(E) *batch")
@@ -43,7 +43,7 @@ def mixed_gather(
     """y_i = W x_i + s_e B_e A_e x_i with e = chosen_i, and backward: dy -> (dx, dadapters)."""
     check_fit("mixed_gather", W, adapters)
     choices, count = choices_of("mixed_gather", chosen, adapters), len(adapters)
-    xp, X = namespace(x, W), rows(x)
+    xp, X, shape = namespace(x, W), rows(x), (*x.shape[:-1], W.shape[0])
     index = as_index([e if e >= 0 else count for e in choices], chosen)
     adapted = (index < count)[:, None]
     A, B, s = (xp.take(t, index, axis=0) for t in stacked(adapters, W))
@@ -51,7 +51,7 @@ def mixed_gather(
     y = X @ W.T + _where(adapted, (s * (B @ u))[:, :, 0])
 
     def backward(dy):
-        dY = rows(dy)
+        dY = cotangent_rows("mixed_gather", dy, shape)
         du = s * (B.mT @ dY[:, :, None])  # (N, r, 1)
         dx = dY @ W + _where(adapted, (A.mT @ du)[:, :, 0])
         dA = _sums(index, du @ X[:, None, :], count)
@@ -62,7 +62,7 @@ def mixed_gather(
             gradients.append(with_leaves(adapter, A=dA[e, :r, :], B=dB[e, :, :r]))
         return xp.reshape(dx, x.shape), tuple(gradients)
 
-    return xp.reshape(y, (*x.shape[:-1], W.shape[0])), backward
+    return xp.reshape(y, shape), backward
 
 
 def stacked(adapters: Sequence[LoRA], W: Array) -> tuple[Array, Array, Array]:

@@ -27,7 +27,7 @@ from ..adapters.lora import LoRA
 from ..arrays import Array, Backward, namespace, on_device_of, outer_sum, rows
 from ..shapes import shapes
 from ..trees import with_leaves, zeros_like
-from .mixed_batch import as_index, check_fit, choices_of
+from .mixed_batch import as_index, check_fit, choices_of, cotangent_rows
 
 
 @shapes(x="*batch n", W="m n", chosen="int(E) *batch")
@@ -37,7 +37,7 @@ def mixed_grouped(
     """y = x Wᵀ + s_e (x A_eᵀ) B_eᵀ, group by group, and backward: dy -> (dx, dadapters)."""
     check_fit("mixed_grouped", W, adapters)
     choices = choices_of("mixed_grouped", chosen, adapters)
-    xp, X, m = namespace(x, W), rows(x), W.shape[0]
+    xp, X, shape = namespace(x, W), rows(x), (*x.shape[:-1], W.shape[0])
     order = sorted(range(len(choices)), key=choices.__getitem__)  # stable: a group keeps its order
     there = as_index(order, chosen)
     back = as_index(sorted(range(len(order)), key=order.__getitem__), chosen)
@@ -48,7 +48,8 @@ def mixed_grouped(
     y = y + _unsorted(updates, y, back)
 
     def backward(dy):
-        dY, gradients = rows(dy), [zeros_like(adapter) for adapter in adapters]
+        dY = cotangent_rows("mixed_grouped", dy, shape)
+        gradients = [zeros_like(adapter) for adapter in adapters]
         dY_sorted, dxs = xp.take(dY, there, axis=0), {}
         for e, own in groups.items():
             adapter, dY_e = adapters[e], dY_sorted[own, :]
@@ -59,7 +60,7 @@ def mixed_grouped(
         dx = dY @ W
         return xp.reshape(dx + _unsorted(dxs, dx, back), x.shape), tuple(gradients)
 
-    return xp.reshape(y, (*x.shape[:-1], m)), backward
+    return xp.reshape(y, shape), backward
 
 
 def _groups(choices: Sequence[int]) -> dict[int, slice]:

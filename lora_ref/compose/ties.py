@@ -14,8 +14,7 @@ Math:
 Shapes:
     t_i (...), all of one shape
 Errors:
-    ValueError if there is nothing to merge, or another number of weights; ShapeError if the t_i
-    differ in shape.
+    as `task_arithmetic` and `trim`.
 Limits:
     At weights 1 the three means differ only where Σ τ_i is exactly 0: the paper has 0 there, the
     others the mean of the positive ones.
@@ -34,8 +33,9 @@ Source:
 from collections.abc import Callable, Sequence
 
 from ..arrays import Array, namespace
+from ..values import checked_number
 from .prune import trim
-from .task_arithmetic import check_alike, check_weighted, sum_of
+from .task_arithmetic import check_alike, sum_of, weights_of
 
 Election = Callable[[Sequence[Array]], Array]
 
@@ -52,7 +52,8 @@ def by_count(tensors: Sequence[Array]) -> Array:
 
 def ties(tensors: Sequence[Array], density: float, scale: float = 1.0) -> Array:
     """Trim, elect signs, and take the mean of what agrees: the paper's method, with its λ."""
-    return scale * disjoint_mean([trim(t, density) for t in tensors])
+    lam = checked_number("ties", "scale", scale)
+    return lam * disjoint_mean([trim(t, density) for t in tensors])
 
 
 def disjoint_mean(tensors: Sequence[Array]) -> Array:
@@ -69,10 +70,10 @@ def agreeing_mean(
     tensors: Sequence[Array], weights: Sequence[float], elect: Election = by_total
 ) -> Array:
     """Σ w_i τ_i over the entries that agree, divided by their number: PEFT's merge."""
-    check_weighted("agreeing_mean", tensors, weights)
+    w = weights_of("agreeing_mean", tensors, weights)
     agrees = _agreeing(tensors, elect)
-    terms = zip(agrees, tensors, weights, strict=True)
-    return sum_of([a * (w * t) for a, t, w in terms]) / _one_for_none(sum_of(agrees))
+    terms = zip(agrees, w, tensors, strict=True)
+    return sum_of([a * (wi * t) for a, wi, t in terms]) / _one_for_none(sum_of(agrees))
 
 
 def consensus_sum(
@@ -94,11 +95,11 @@ def _consensus(
     owner: str, tensors: Sequence[Array], weights: Sequence[float], elect: Election
 ) -> tuple[Array, Array]:
     """Σ w_i τ_i and Σ w_i over the entries that agree."""
-    check_weighted(owner, tensors, weights)
-    weighted = [w * t for t, w in zip(tensors, weights, strict=True)]
+    w = weights_of(owner, tensors, weights)
+    weighted = [wi * t for wi, t in zip(w, tensors, strict=True)]
     agrees = _agreeing(weighted, elect)
     total = sum_of([a * v for a, v in zip(agrees, weighted, strict=True)])
-    return total, sum_of([w * a for a, w in zip(agrees, weights, strict=True)])
+    return total, sum_of([wi * a for wi, a in zip(w, agrees, strict=True)])
 
 
 def _agreeing(tensors: Sequence[Array], elect: Election) -> list[Array]:

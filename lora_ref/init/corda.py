@@ -11,8 +11,10 @@ Math:
 Shapes:
     W, W_res (m, n)   C (n, n)   A (r, n)   B (m, r)
 Errors:
-    ShapeError if W or C does not fit; ValueError if the rank is not from 1 to min(m, n), s not
-    positive, or C not finite or without a positive trace. What LAPACK raises if C is singular.
+    ShapeError if W or C does not fit; ValueError if the rank is no integer from 1 to min(m, n), s
+    not positive and finite, W, C or W C not finite, or, in `damped`, C without a positive trace or
+    so large that no damping makes it regular. TypeError if C is not of the type that W is
+    decomposed in: float64 for float64, else float32. What LAPACK raises if C is singular.
 Limits:
     s B A and W_res do not change with the size of C; the factors do, B ∝ √C and A ∝ 1/√C, and so
     does training. A mean over tokens, over samples or a sum are three adapters.
@@ -29,9 +31,10 @@ Source:
 from collections.abc import Iterable
 
 from ..adapters.lora import LoRA
-from ..arrays import Array, namespace, on_device_of, outer_sum
-from ..shapes import shapes
-from .decomposition import checked_rank, checked_scale, residual, svd, working
+from ..arrays import Array, namespace, on_device_of, outer_sum, working
+from ..shapes import bind, parse, shapes
+from ..values import checked_finite
+from .decomposition import activations, checked_rank, checked_scale, residual, svd
 from .pissa import split_evenly
 
 FIRST_DAMPING = 0.01
@@ -42,63 +45,75 @@ WORST_INVERSE = 0.05  # the ‖C C⁻¹ − 1‖ at which PEFT doubles the dampi
 def corda_instruction(W: Array, C: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """The adapter of W's components that matter most to the inputs, and W without them."""
     checked_rank("corda_instruction", rank, W)
-    checked_scale("corda_instruction", scale)
-    return _start(W, C, slice(0, rank), scale)
+    return _start("corda_instruction", W, C, slice(0, rank), scale)
 
 
 @shapes(W="m n", C="n n")
 def corda_knowledge(W: Array, C: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """The adapter of W's components that matter least to the inputs, and W without them."""
     checked_rank("corda_knowledge", rank, W)
-    checked_scale("corda_knowledge", scale)
     k = min(W.shape)
-    return _start(W, C, slice(k - rank, k), scale)
+    return _start("corda_knowledge", W, C, slice(k - rank, k), scale)
 
 
 @shapes(C="n n")
 def damped(C: Array) -> Array:
     """C + d · mean(diag C), d = 0.01, doubled until the inverse is one."""
-    C = working(C)
+    C = checked_finite("damped", "C", working(C))
     xp = namespace(C)
-    mean = float(xp.mean(xp.linalg.diagonal(C)))
-    if not (mean > 0 and float(xp.max(xp.abs(C))) < float("inf")):
-        raise ValueError(f"damped: C must be finite, its trace positive, got a mean of {mean}")
+    mean = float(xp.sum(xp.linalg.diagonal(C) / C.shape[0]))  # the trace may be beyond the type
+    if not mean > 0:
+        raise ValueError(f"damped: C must have a positive trace, got a mean of {mean}")
     one = xp.eye(C.shape[0], dtype=C.dtype, **on_device_of(C))
+    largest, room = float(xp.max(xp.abs(C))), float(xp.finfo(C.dtype).max)
     damping = FIRST_DAMPING
-    while True:
+    while largest + damping * mean <= room:
         regular = C + damping * mean * one
         apart = regular @ xp.linalg.inv(regular) - one
         if float(xp.linalg.matrix_norm(apart)) < WORST_INVERSE:
             return regular
         damping *= 2
+    raise ValueError(
+        f"damped: C must be small enough that damping makes it regular in {C.dtype}, "
+        f"got {largest} as its largest element"
+    )
 
 
 def sample_correlation(samples: Iterable[Array]) -> Array:
     """The mean of x̂ᵀ x̂ over samples x (N, n), x̂ = x / |max x|, one sample after the other.
 
     Errors:
-        ValueError if there is no sample, or one whose largest element is zero.
+        ShapeError if a sample is not as wide as the first; ValueError if there is no sample, or one
+        that is empty, not finite, or whose largest element is zero.
     """
+    owner, width = "sample_correlation", parse("... n")
     total, count = None, 0
-    for x in samples:
-        count += 1
-        x = working(x)
+    for count, x in enumerate(samples, start=1):
+        name = f"sample {count - 1}"
+        wide = {name: x} if total is None else {"sample 0": total, name: x}
+        bind(owner, wide, dict.fromkeys(wide, width))
+        x = activations(owner, name, x)
         top = float(abs(namespace(x).max(x)))
         if top == 0:
             raise ValueError(
-                f"sample_correlation: the largest element of sample {count - 1} must not be zero, "
-                "it is divided by"
+                f"{owner}: the largest element of {name} must not be zero, it is divided by"
             )
         new = outer_sum(x / top, x / top)
         total = new if total is None else total + new
     if total is None:
-        raise ValueError("sample_correlation: samples must hold at least one sample, got none")
+        raise ValueError(f"{owner}: samples must hold at least one sample, got none")
     return total / count
 
 
-def _start(W: Array, C: Array, part: slice, scale: float) -> tuple[LoRA, Array]:
-    full, C = working(W), working(C)
-    U, S, Vt = svd(full @ C)
+def _start(owner: str, W: Array, C: Array, part: slice, scale: float) -> tuple[LoRA, Array]:
+    scale = checked_scale(owner, scale)
+    full = checked_finite(owner, "W", working(W))
+    C = checked_finite(owner, "C", working(C))
+    if C.dtype != full.dtype:
+        raise TypeError(
+            f"{owner}: C must be of the type {full.dtype} that W is decomposed in, got {C.dtype}"
+        )
+    U, S, Vt = svd(owner, "W C", full @ C)
     V_C = namespace(C).linalg.solve(C.T, Vt[part, :].T).T  # Vᵀ C⁻¹
     lora = split_evenly(U[:, part], S[part], V_C, scale)
     return lora, residual(W, lora)

@@ -11,7 +11,8 @@ Shapes:
 Init:
     B = 0: W is not changed.
 Errors:
-    ShapeError if W, x or C does not fit; ValueError if the rank is not from 1 to what x or C has.
+    ShapeError if W, x or C does not fit; ValueError if the rank is no integer from 1 to what x or C
+    has, or s, x or C not finite.
 Limits:
     From C, components with λᵢ below the rounding of λ₁ are lost; from x, those with σᵢ below that
     of σ₁: twice as many digits. `incremental` keeps k components and no matrix.
@@ -24,34 +25,41 @@ Source:
 """
 
 from ..adapters.lora import LoRA
-from ..arrays import Array, namespace, rows
+from ..arrays import Array, namespace, working
 from ..shapes import shapes
-from .decomposition import checked_rank, svd, working, zeros
+from ..values import checked_number
+from .decomposition import activations, checked_rank, svd, zeros
 
 
 @shapes(W="m n", x="... n")
 def eva(W: Array, x: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """The adapter of the principal directions of the activations x; and W itself."""
-    X = working(rows(x))
+    X = activations("eva", "x", x)
     checked_rank("eva", rank, X, min(X.shape[0] - 1, X.shape[1]), "x")
     X = X - namespace(X).mean(X, axis=0)
-    return around(W, svd(X)[2][:rank, :], scale)
+    return _around("eva", W, svd("eva", "x less its mean", X)[2][:rank, :], scale)
 
 
 @shapes(W="m n", C="n n")
 def eva_from_covariance(W: Array, C: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """`eva` from the covariance of the activations; and W itself."""
-    checked_rank("eva_from_covariance", rank, C, name="C")
-    return around(W, svd(working(C))[2][:rank, :], scale)
+    owner = "eva_from_covariance"
+    checked_rank(owner, rank, C, name="C")
+    return _around(owner, W, svd(owner, "C", working(C))[2][:rank, :], scale)
 
 
 @shapes(W="m n", V="r n")
 def around(W: Array, V: Array, scale: float) -> tuple[LoRA, Array]:
     """The adapter with the rows of V for A and B = 0; and W itself."""
-    return LoRA(V, zeros(W.shape[0], V.shape[0], V), float(scale)), W
+    return _around("around", W, V, scale)
 
 
 @shapes(V="r n", lengths="r")
 def whitened(V: Array, lengths: Array) -> Array:
     """The rows of V over the roots of their lengths."""
     return V / namespace(V).sqrt(lengths)[:, None]
+
+
+def _around(owner: str, W: Array, V: Array, scale: float) -> tuple[LoRA, Array]:
+    scale = checked_number(owner, "scale", scale)
+    return LoRA(V, zeros(W.shape[0], V.shape[0], V), scale), W

@@ -7,7 +7,8 @@ Math:
 Shapes:
     ratios: for each layer one-dimensional
 Errors:
-    ValueError if ratios and ranks name different layers, ρ is below 1, or a rank is below 0.
+    ValueError if ratios and ranks name different layers, ρ or a ratio is not finite, ρ is below 1,
+    or a rank is no integer or negative; in `adjusted_alpha`, r below 1.
 Limits:
     Of equal ratios the earlier layer's, then the earlier component's comes first, so of layers with
     the same inputs the first has the highest rank. PEFT sorts in no stated order and gives the
@@ -22,13 +23,14 @@ Source:
 from collections.abc import Mapping
 
 from ..arrays import Array
+from ..values import checked_count, checked_number
 
 
 def components_of(rank: int, rho: float) -> int:
     """round(ρ r), how many components a layer of rank r enters with."""
-    if rho < 1:
+    if checked_number("components_of", "rho", rho) < 1:
         raise ValueError(f"components_of: rho must be at least 1, got {rho}")
-    return round(rank * rho)
+    return round(checked_count("components_of", "rank", rank, 0) * rho)
 
 
 def redistributed(
@@ -46,10 +48,10 @@ def redistributed(
             f"redistributed: ratios and ranks must name the same layers, got {[*ratios]} "
             f"and {[*ranks]}"
         )
-    if negative := [name for name, rank in ranks.items() if rank < 0]:
-        raise ValueError(f"redistributed: ranks must not be negative, got {ranks[negative[0]]}")
+    for name, rank in ranks.items():
+        checked_count("redistributed", f"the rank of {name!r}", rank, 0)
     entered = [
-        (-float(ratio), name)
+        (-checked_number("redistributed", f"each ratio of {name!r}", float(ratio)), name)
         for name in ratios
         for ratio in list(ratios[name])[: components_of(ranks[name], rho)]
     ]
@@ -60,4 +62,6 @@ def redistributed(
 
 def adjusted_alpha(alpha: float, rank: int, new_rank: int) -> float:
     """α r_new / r, which leaves s = α/r as it was."""
-    return alpha * new_rank / rank
+    alpha = checked_number("adjusted_alpha", "alpha", alpha)
+    new_rank = checked_count("adjusted_alpha", "new_rank", new_rank, 0)
+    return alpha * new_rank / checked_count("adjusted_alpha", "rank", rank, 1)

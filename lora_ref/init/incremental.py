@@ -9,8 +9,8 @@ Math:
 Shapes:
     X (M, n)   V (k, n)   σ (k,)   μ₀, μ₁ (n,)
 Errors:
-    ShapeError if X does not fit; ValueError if k is not from 1 to min(M, n), for the first batch
-    and for every other.
+    ShapeError if X does not fit; ValueError if k is no integer from 1 to min(M, n), or X not
+    finite, for the first batch and for every other.
 Limits:
     Exact as long as nothing is cut off: with k = n, or if all batches lie in one k-dimensional
     space. Else it depends on the order of the batches.
@@ -24,9 +24,9 @@ Source:
 
 from dataclasses import dataclass
 
-from ..arrays import Array, namespace, rows
-from ..shapes import shapes
-from .decomposition import checked_rank, svd, working
+from ..arrays import Array, namespace
+from ..shapes import bind, parse, shapes
+from .decomposition import activations, checked_rank, svd
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,24 +51,24 @@ class Components:
 @shapes(X="... n")
 def components(X: Array, k: int) -> Components:
     """The first k components of one batch."""
-    X = working(rows(X))
+    X = activations("components", "X", X)
     checked_rank("components", k, X, name="X")
     mean = namespace(X).mean(X, axis=0)
-    _, lengths, Vt = svd(X - mean)
+    _, lengths, Vt = svd("components", "X less its mean", X - mean)
     return Components(Vt[:k, :], lengths[:k], mean, X.shape[0], _squares(X - mean))
 
 
-@shapes(X="... n")
 def with_batch(seen: Components, X: Array) -> Components:
     """The components of what has been seen and of one more batch."""
-    X = working(rows(X))
+    bind("with_batch", {"seen.V": seen.V, "X": X}, {"seen.V": parse("k n"), "X": parse("... n")})
+    X = activations("with_batch", "X", X)
     xp, k = namespace(X), seen.V.shape[0]
     checked_rank("with_batch", k, X, name="X")
     count = seen.count + X.shape[0]
     mean = xp.mean(X, axis=0)
     apart = (seen.count * X.shape[0] / count) ** 0.5 * (seen.mean - mean)  # (n,)
     stack = xp.concat([seen.lengths[:, None] * seen.V, X - mean, apart[None, :]], axis=0)
-    _, lengths, Vt = svd(stack)
+    _, lengths, Vt = svd("with_batch", "X less its mean, with what was seen,", stack)
     total = seen.total + _squares(X - mean) + _squares(apart)
     mean = mean + (seen.mean - mean) * (seen.count / count)
     return Components(Vt[:k, :], lengths[:k], mean, count, total)

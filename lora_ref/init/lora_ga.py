@@ -15,8 +15,8 @@ Math:
 Shapes:
     W, G, W_res (m, n)   A (r, n)   B (m, r)
 Errors:
-    ShapeError if W or G does not fit; ValueError if the rank is not from 1 to min(m, n)/2, or
-    γ or s is not positive.
+    ShapeError if W or G does not fit; ValueError if the rank is no integer from 1 to min(m, n)/2,
+    W, G, s or a gain not finite, or γ not positive, nor s where it is divided by.
 Limits:
     The size of G does not matter, except to `lora_ga_peft`; its sign turns that of B, and W_res.
     Where U and V are turned together, A and B are turned each by itself: I_A and I_B differ, so the
@@ -35,9 +35,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..adapters.lora import LoRA
-from ..arrays import Array, namespace
+from ..arrays import Array, namespace, working
 from ..shapes import shapes
-from .decomposition import checked_rank, checked_scale, residual, svd, working
+from ..values import checked_finite, checked_number
+from .decomposition import checked_rank, checked_scale, residual, svd
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def drawn_parts(rank: int, rng: np.random.Generator) -> Parts:
 
 def stable_gain(outputs: int, gamma: float = 16) -> float:
     """m^¼/√γ."""
-    if not gamma > 0:
+    if checked_number("stable_gain", "gamma", gamma) <= 0:
         raise ValueError(f"stable_gain: gamma must be positive, got {gamma}")
     return float(outputs) ** 0.25 / float(gamma) ** 0.5
 
@@ -80,7 +81,8 @@ def stable_gain(outputs: int, gamma: float = 16) -> float:
 def weight_gain(W: Array, rank: int, scale: float) -> float:
     """The mean of √(Sᵢ(W)/s) over the first r: the size of PiSSA's factors."""
     checked_rank("weight_gain", rank, W)
-    S = svd(working(W))[1][:rank] / checked_scale("weight_gain", scale)
+    scale = checked_scale("weight_gain", scale)
+    S = svd("weight_gain", "W", working(W))[1][:rank] / scale
     xp = namespace(S)
     return float(xp.mean(xp.sqrt(S)))
 
@@ -90,8 +92,8 @@ def lora_ga(
     W: Array, G: Array, rank: int, scale: float, *, gain: float, parts: Parts | None = None
 ) -> tuple[LoRA, Array]:
     """Singular vectors of G for both factors, times one gain; and W without s B A."""
-    checked_rank("lora_ga", rank, G, min(G.shape) // 2, "G")
-    U, _, Vt = svd(working(G))
+    gain = checked_number("lora_ga", "gain", gain)
+    scale, (U, _, Vt) = _checked("lora_ga", W, G, rank, scale)
     chosen = parts or leading_to_A(rank)
     return _start(W, gain * _rows(Vt, chosen.A), gain * _rows(U.T, chosen.B).T, scale)
 
@@ -112,11 +114,21 @@ def lora_ga_peft(
     "stable" is gain_B = `stable_gain(m)`, "gd_scale" is 1/s for both, "unit" is 1 for both, and
     "weight_svd" is gain_B = S₁(W) / S_b, b the first component of B.
     """
-    checked_rank("lora_ga_peft", rank, G, min(G.shape) // 2, "G")
-    U, S, Vt = svd(working(G))
+    gain_A = checked_number("lora_ga_peft", "gain_A", gain_A)
+    gain_B = checked_number("lora_ga_peft", "gain_B", gain_B)
+    scale, (U, S, Vt) = _checked("lora_ga_peft", W, G, rank, scale)
     chosen = parts or leading_to_A(rank)
     B = _rows((U * S).T, chosen.B).T
     return _start(W, gain_A * _rows(Vt, chosen.A), gain_B * B, scale)
+
+
+def _checked(
+    owner: str, W: Array, G: Array, rank: int, scale: float
+) -> tuple[float, tuple[Array, Array, Array]]:
+    """s and the SVD of G, of arguments that can be started from."""
+    checked_rank(owner, rank, G, min(G.shape) // 2, "G")
+    checked_finite(owner, "W", working(W))
+    return checked_number(owner, "scale", scale), svd(owner, "G", working(G))
 
 
 def _rows(t: Array, chosen: tuple[int, ...]) -> Array:
@@ -124,5 +136,5 @@ def _rows(t: Array, chosen: tuple[int, ...]) -> Array:
 
 
 def _start(W: Array, A: Array, B: Array, scale: float) -> tuple[LoRA, Array]:
-    lora = LoRA(A, B, float(scale))
+    lora = LoRA(A, B, scale)
     return lora, residual(W, lora)

@@ -9,7 +9,8 @@ Init:
     A = 0, so W is not changed. dB is zero in the first step and not afterwards: that B stays is
     the training's business. Drop dB, or set it to zero.
 Errors:
-    ShapeError if W is no matrix; ValueError if the rank is not from 1 to min(m, n).
+    ShapeError if W is no matrix; ValueError if the rank is no integer from 1 to min(m, n), or s or
+    W not finite.
 Limits:
     With m > n the m − n left directions that W does not reach at all are no columns of the reduced
     U and not taken, in PEFT neither.
@@ -21,15 +22,17 @@ Source:
 """
 
 from ..adapters.lora import LoRA
-from ..arrays import Array
+from ..arrays import Array, working
 from ..shapes import shapes
-from .decomposition import checked_rank, svd, working, zeros
+from ..values import checked_number
+from .decomposition import checked_rank, svd, zeros
 
 
 @shapes(W="m n")
 def mica(W: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """The adapter with W's last `rank` left singular vectors for B and A = 0; and W itself."""
     checked_rank("mica", rank, W)
-    U, S, _ = svd(working(W))
+    scale = checked_number("mica", "scale", scale)
+    U, S, _ = svd("mica", "W", working(W))
     B = U[:, S.shape[0] - rank :]
-    return LoRA(zeros(rank, W.shape[1], B), B, float(scale)), W
+    return LoRA(zeros(rank, W.shape[1], B), B, scale), W

@@ -8,8 +8,8 @@ Math:
 Shapes:
     x (..., n)   μ (n,)   S (n, n)
 Errors:
-    ShapeError if x has no axis or the batches differ in n; ValueError for a covariance of fewer
-    than two rows.
+    ShapeError if x has no axis or the batches differ in n; ValueError if x is empty or not finite,
+    and for a covariance of fewer than two rows.
 Limits:
     n² numbers a layer. In float32 the batches themselves are summed in float32; the deviations from
     each batch's own mean are what is squared, so a large mean costs no digits of S.
@@ -20,11 +20,12 @@ Source:
 
 from dataclasses import dataclass
 
-from ..arrays import Array, namespace, outer_sum, rows
-from ..shapes import shapes
-from .decomposition import working
+from ..arrays import Array, namespace, outer_sum
+from ..shapes import bind, parse, shapes
+from .decomposition import activations
 
 
+@shapes(mean="n", scatter="n n")
 @dataclass(frozen=True, eq=False)
 class Moments:
     """The number of rows, their mean, and the sum of the squares of their deviations from it."""
@@ -43,6 +44,7 @@ class Moments:
         """Σ xᵢ xᵢᵀ / N, the mean included: CorDA's matrix, up to its scale."""
         return self.scatter / self.count + self.mean[:, None] * self.mean[None, :]
 
+    @shapes(x="... n")
     def with_batch(self, x: Array) -> "Moments":
         """These and the rows of one more batch x (..., n)."""
         return together(self, moments(x))
@@ -58,15 +60,15 @@ def moments(x: Array) -> Moments:
     >>> bool(np.allclose(running.covariance(), np.cov(x.reshape(10, 3), rowvar=False)))
     True
     """
-    x = rows(working(x))
-    if x.shape[0] == 0:
-        raise ValueError(f"moments: x must hold at least one row, got {tuple(x.shape)}")
+    x = activations("moments", "x", x)
     mean = namespace(x).mean(x, axis=0)
     return Moments(x.shape[0], mean, outer_sum(x - mean, x - mean))
 
 
 def together(a: Moments, b: Moments) -> Moments:
     """The moments of the rows of both, in any order."""
+    means = {"a.mean": a.mean, "b.mean": b.mean}
+    bind("together", means, dict.fromkeys(means, parse("n")))
     count = a.count + b.count
     d = b.mean - a.mean
     mean = a.mean + d * (b.count / count)

@@ -7,7 +7,8 @@ Math:
 Shapes:
     W, W_res (m, n)   Q (m, k)   R (k, n)   A (r, n)   B (m, r), k = min(m, n)
 Errors:
-    ShapeError if W is no matrix; ValueError if the rank is not from 1 to min(m, n).
+    ShapeError if W is no matrix; ValueError if the rank is no integer from 1 to min(m, n), or s or
+    W not finite.
 Limits:
     The first r columns are those of the first r inputs, so the start depends on the order of the
     inputs. s is not inside the factors: at s = α/r ≠ 1 what is taken out of W is s times the
@@ -22,15 +23,17 @@ Source:
 """
 
 from ..adapters.lora import LoRA
-from ..arrays import Array
+from ..arrays import Array, working
 from ..shapes import shapes
-from .decomposition import checked_rank, qr, residual, working
+from ..values import checked_number
+from .decomposition import checked_rank, qr, residual
 
 
 @shapes(W="m n")
 def olora(W: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """The adapter of the first `rank` columns of Q and rows of R, and W without it."""
     checked_rank("olora", rank, W)
-    Q, R = qr(working(W))
-    lora = LoRA(R[:rank, :], Q[:, :rank], float(scale))
+    scale = checked_number("olora", "scale", scale)
+    Q, R = qr("olora", "W", working(W))
+    lora = LoRA(R[:rank, :], Q[:, :rank], scale)
     return lora, residual(W, lora)

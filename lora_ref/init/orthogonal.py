@@ -10,7 +10,10 @@ Init:
     W is not changed. In exact arithmetic W' = W; in floating point B A is zero up to rounding,
     some 1e-8 in float32. A and B both have rank r/2 only.
 Errors:
-    ShapeError if W is no matrix; ValueError if the rank is odd or below 2.
+    ShapeError if W is no matrix; ValueError if the rank is no even integer from 2 to min(m, n), or
+    s not finite.
+Limits:
+    PEFT takes r above min(m, n) too.
 Source:
     datta0.github.io/posts/rethink-lora-init, which PEFT names; PEFT 0.21.2, tuners/lora/layer.py,
     LoraLayer.orthogonal_init, init_lora_weights="orthogonal", which has 1/10 built in. PEFT takes
@@ -21,9 +24,10 @@ Source:
 import numpy as np
 
 from ..adapters.lora import LoRA
-from ..arrays import Array, as_array
+from ..arrays import Array, as_array, working
 from ..shapes import shapes
-from .decomposition import qr, working
+from ..values import checked_number
+from .decomposition import checked_rank, qr
 
 SPREAD = 0.1  # what PEFT multiplies the Gaussian factors by
 
@@ -31,11 +35,12 @@ SPREAD = 0.1  # what PEFT multiplies the Gaussian factors by
 @shapes(W="m n")
 def orthogonal(W: Array, rank: int, scale: float, rng: np.random.Generator) -> tuple[LoRA, Array]:
     """The adapter of two random factors with B A = 0; and W itself."""
-    if rank < 2 or rank % 2:
-        raise ValueError(f"orthogonal: rank must be even and at least 2, got {rank}")
+    if checked_rank("orthogonal", rank, W) % 2:
+        raise ValueError(f"orthogonal: rank must be even, each factor has a half, got {rank}")
+    scale = checked_number("orthogonal", "scale", scale)
     m, n = W.shape
-    Q = qr(rng.standard_normal((rank, rank)))[0]
+    Q = qr("orthogonal", "what rng drew", rng.standard_normal((rank, rank)))[0]
     A = SPREAD * (rng.standard_normal((n, rank // 2)) @ Q[0::2, :]).T
     B = SPREAD * (rng.standard_normal((rank // 2, m)).T @ Q[1::2, :])
     like = working(W)
-    return LoRA(as_array(A, like), as_array(B, like), float(scale)), W
+    return LoRA(as_array(A, like), as_array(B, like), scale), W

@@ -7,8 +7,8 @@ Math:
 Shapes:
     W, W_res (m, n)   A (r, n)   B (m, r)   S_r (r,): the r largest
 Errors:
-    ShapeError if W is no matrix; ValueError if the rank is not from 1 to min(m, n), or s not
-    positive.
+    ShapeError if W is no matrix; ValueError if the rank is no integer from 1 to min(m, n), s not
+    positive and finite, or W not finite.
 Limits:
     W_res is rounded to W's type: in 16 bits W_res + s B A is W up to half an ulp of W_res.
     `pissa_randomized` is near only where S falls quickly beyond the r-th; W_res + s B A = W holds
@@ -24,17 +24,18 @@ Source:
 import numpy as np
 
 from ..adapters.lora import LoRA
-from ..arrays import Array, namespace
+from ..arrays import Array, namespace, working
 from ..shapes import shapes
-from .decomposition import checked_rank, checked_scale, randomized_svd, residual, svd, working
+from .decomposition import checked_rank, checked_scale, randomized_svd, residual, svd
 
 
 @shapes(W="m n")
 def pissa(W: Array, rank: int, scale: float) -> tuple[LoRA, Array]:
     """The adapter of W's first `rank` components, and W without them."""
     checked_rank("pissa", rank, W)
-    U, S, Vt = svd(working(W))
-    lora = split_evenly(U[:, :rank], S[:rank], Vt[:rank, :], checked_scale("pissa", scale))
+    scale = checked_scale("pissa", scale)
+    U, S, Vt = svd("pissa", "W", working(W))
+    lora = split_evenly(U[:, :rank], S[:rank], Vt[:rank, :], scale)
     return lora, residual(W, lora)
 
 
@@ -49,9 +50,11 @@ def pissa_randomized(
     oversampling: int = 0,
 ) -> tuple[LoRA, Array]:
     """`pissa` with a randomised SVD, which costs m n r in place of m n min(m, n)."""
-    checked_rank("pissa_randomized", rank, W)
-    components = randomized_svd(working(W), rank, rng, iterations, oversampling)
-    lora = split_evenly(*components, checked_scale("pissa_randomized", scale))
+    owner = "pissa_randomized"
+    checked_rank(owner, rank, W)
+    scale = checked_scale(owner, scale)
+    components = randomized_svd(owner, working(W), rank, rng, iterations, oversampling)
+    lora = split_evenly(*components, scale)
     return lora, residual(W, lora)
 
 

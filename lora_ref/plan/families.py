@@ -4,7 +4,8 @@ Units:
     Counted are the bare encoder with its pooler (BERT, RoBERTa, DistilBERT, which has none) and
     the decoder with its output layer (GPT-2, Llama, Mistral, Qwen 2 and 3), to the parameter.
 Errors:
-    CheckpointError, one line, for a file that is no such config or of a family that is not here.
+    CheckpointError, one line, for a file that is no such config or of a family that is not here,
+    and for heads that do not divide what transformers refuses to divide by them.
 Limits:
     Mixtures of experts, models of images or sound and quantized checkpoints are other shapes than
     these and are refused by their model_type.
@@ -39,6 +40,14 @@ class _Fields:
             raise refusal(self.path, f"{name} must be {need}, got {shown(value)}")
         return value
 
+    def check_divides(self, part: str, whole: str) -> None:
+        """Refuse a `whole` that is no multiple of `part`, where both are given."""
+        if None not in (self.raw.get(part), self.raw.get(whole)):
+            size, count = self.size(whole), self.size(part)
+            if size % count:
+                need = f"a multiple of {part}, {count}"
+                raise refusal(self.path, f"{whole} must be {need}, got {size}")
+
     def flag(self, name: str, default: bool) -> bool:
         value = self.raw.get(name, default)
         if type(value) is not bool:
@@ -72,6 +81,7 @@ def gpt3(layers: int = 96, d: int = 12288, context: int = 2048, vocabulary: int 
 
 def _gpt2(kind: str, given: _Fields) -> Model:
     d, layers, vocabulary = given.size("n_embd"), given.size("n_layer"), given.size("vocab_size")
+    given.check_divides("n_head", "n_embd")
     f = given.size("n_inner", 4 * d)
     tied = given.flag("tie_word_embeddings", True)
     linears = (
@@ -88,6 +98,7 @@ def _gpt2(kind: str, given: _Fields) -> Model:
 
 def _encoder(kind: str, given: _Fields) -> Model:
     d, layers = given.size("hidden_size"), given.size("num_hidden_layers")
+    given.check_divides("num_attention_heads", "hidden_size")
     f = given.size("intermediate_size")
     linears = (
         *(Linear(f"attention.self.{x}", d, d, layers) for x in ("query", "key", "value")),
@@ -103,6 +114,7 @@ def _encoder(kind: str, given: _Fields) -> Model:
 
 def _distilbert(kind: str, given: _Fields) -> Model:
     d, layers, f = given.size("dim"), given.size("n_layers"), given.size("hidden_dim")
+    given.check_divides("n_heads", "dim")
     names = ("q_lin", "k_lin", "v_lin", "out_lin")
     linears = (
         *(Linear(f"attention.{name}", d, d, layers) for name in names),
@@ -118,10 +130,7 @@ def _llama(kind: str, given: _Fields) -> Model:
     d, layers, f = (
         given.size(x) for x in ("hidden_size", "num_hidden_layers", "intermediate_size")
     )
-    heads, vocabulary = given.size("num_attention_heads"), given.size("vocab_size")
-    # Where the key is missing transformers has numbers of its own for each family, but Llama's.
-    size = given.size("head_dim") if kind == "qwen3" else given.size("head_dim", d // heads)
-    shared = given.size("num_key_value_heads", heads if kind == "llama" else None)
+    vocabulary, (heads, shared, size) = given.size("vocab_size"), _llama_heads(kind, given, d)
     q, kv = heads * size, shared * size
     tied = given.flag("tie_word_embeddings", False)
     linears = (
@@ -138,6 +147,17 @@ def _llama(kind: str, given: _Fields) -> Model:
     by_layer += 2 * size if kind == "qwen3" else 0  # norms of queries and of keys
     others = vocabulary * d + layers * by_layer + d
     return Model(kind, linears, others, layers * q, ("q_proj", "v_proj"))
+
+
+def _llama_heads(kind: str, given: _Fields, d: int) -> tuple[int, int, int]:
+    """Heads of queries, heads of keys and values, and the size of each."""
+    heads = given.size("num_attention_heads")
+    if kind == "llama":  # the others round down, and so does transformers
+        given.check_divides("num_attention_heads", "hidden_size")
+    given.check_divides("num_key_value_heads", "num_attention_heads")
+    # Where the key is missing transformers has numbers of its own for each family, but Llama's.
+    size = given.size("head_dim") if kind == "qwen3" else given.size("head_dim", d // heads)
+    return heads, given.size("num_key_value_heads", heads if kind == "llama" else None), size
 
 
 def _llama_biases(kind: str, given: _Fields, q: int, kv: int, d: int, f: int) -> int:

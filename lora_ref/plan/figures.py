@@ -4,6 +4,8 @@ Math:
     share of the optimizer's memory that an adapter saves, of weights and states:
     1 − (base + trained + optimizer) / (base + optimizer of everything) -> k / (k + 1) for k
     states a number, as r becomes small beside m and n: two thirds for Adam's two
+
+    wide: the adapted weights with r > min(m, n), where an update has no such rank
 Errors:
     ValueError for targets that match nothing, dtypes that are not in DTYPES, optimizers that are
     not in OPTIMIZERS.
@@ -28,6 +30,7 @@ class Plan:
     adapted: tuple[Linear, ...]
     trained: int
     saved: int
+    wide: tuple[Linear, ...]
     memory: Memory
     full: Memory
     flops: Flops
@@ -80,6 +83,7 @@ def plan(
         adapted=adapted,
         trained=numbers(tensors),
         saved=method.saved(adapted),
+        wide=tuple(x for x in adapted if method.inner > min(x.m, x.n)),
         memory=memory,
         full=full,
         flops=count_flops(model, adapted, method, sequences, tokens),

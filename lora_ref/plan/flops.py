@@ -23,6 +23,7 @@ Source:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..values import checked_count
 from .method import Method
 from .model import Linear, Model
 
@@ -44,8 +45,7 @@ def count_flops(
 ) -> Flops:
     """FLOPs of a step over `sequences` of `tokens` each, `linears` adapted."""
     for name, value in (("sequences", sequences), ("tokens", tokens)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"count_flops: {name} must be at least 1, got {value!r}")
+        checked_count("count_flops", name, value, 1)
     rows = sequences * tokens
     attention = rows * 4 * tokens * model.attention
     forward = rows * model.forward_flops(tokens)

@@ -23,6 +23,7 @@ Source:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..values import checked_count
 from .method import Tensors
 from .model import Linear, Model
 
@@ -41,10 +42,7 @@ class Quantized:
     def __post_init__(self) -> None:
         """Sizes are positive integers."""
         for name in ("bits", "block"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                need = "an integer of at least 1"
-                raise ValueError(f"Quantized: {name} must be {need}, got {value!r}")
+            checked_count("Quantized", name, getattr(self, name), 1)
 
     @property
     def constant_bits(self) -> float:

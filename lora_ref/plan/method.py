@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..values import checked_count
 from .model import Linear
 
 
@@ -76,5 +77,4 @@ def pairs(linears: Sequence[Linear], rank: int, times: int = 1) -> tuple[Tensors
 def positive(who: str, **sizes: int) -> None:
     """Refuse sizes that are no positive integers."""
     for name, value in sizes.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{who}: {name} must be an integer of at least 1, got {value!r}")
+        checked_count(who, name, value, 1)

@@ -19,6 +19,9 @@ Source:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..checkpoint.errors import shown
+from ..values import checked_count
+
 ALL_LINEAR = "all-linear"
 
 
@@ -36,9 +39,7 @@ class Linear:
     def __post_init__(self) -> None:
         """Sizes are positive integers."""
         for field in ("m", "n", "count"):
-            value = getattr(self, field)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"Linear: {field} must be an integer of at least 1, got {value!r}")
+            checked_count("Linear", field, getattr(self, field), 1)
 
     @property
     def parameters(self) -> int:
@@ -77,7 +78,8 @@ class Model:
         names = ", ".join(linear.name for linear in self.linears)
         for target in wanted:
             if target != ALL_LINEAR and not any(x.matches(target) for x in self.linears):
-                raise ValueError(f"Model.targeted: targets must name some of {names}, got {target}")
+                need = f"targets must name some of {names}"
+                raise ValueError(f"Model.targeted: {need}, got {shown(target)}")
         if not wanted:
             raise ValueError(f"Model.targeted: targets must name some of {names}, got none")
         return tuple(x for x in self.linears if any(_meant(x, target) for target in wanted))

@@ -98,7 +98,7 @@ def test_singular_values_of_another_rank_are_refused():
 
 
 def test_a_rank_below_one_is_refused(rng):
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
         AdaLoRA.init(np.ones((7, 11)), rank=0, alpha=5, rng=rng)
 
 

@@ -262,5 +262,5 @@ def test_a_weight_of_another_shape_is_refused(rng):
 
 
 def test_a_rank_below_one_is_refused(rng):
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
         DoRA.init(np.ones((7, 11)), rank=0, alpha=5, rng=rng)

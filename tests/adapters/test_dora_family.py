@@ -29,7 +29,7 @@ from lora_ref.testing.checks import (
 )
 from lora_ref.testing.examples import Case, converted
 from lora_ref.testing.gradient_check import gradcheck, random_like
-from lora_ref.testing.tolerance import Mismatch, assert_close
+from lora_ref.testing.tolerance import Mismatch, assert_close, to_numpy
 from lora_ref.trees import leaves
 
 # Over which axes of W a length is taken; the others are those of m.
@@ -91,8 +91,48 @@ def test_by_column_training_starts_at_the_base_model(rng):
     assert (dora.A.shape, dora.scale, dora.detach_norm) == ((3, 11), 5 / 3, True)
     assert np.max(np.abs(dora.A)) <= 11**-0.5
     assert not ColumnDoRA.init(W, rank=3, alpha=5, rng=rng).detach_norm
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
         ColumnDoRA.init(W, rank=0, alpha=5, rng=rng)
+
+
+def started(cls, rng, library=None, **settings):
+    """The adapter that `init` makes of a weight, and the weight."""
+    convert = library.convert if library else lambda t: t
+    if cls is ConvDoRA:
+        geometry = Geometry.uniform(2, stride=2, groups=2)
+        W = convert(rng.standard_normal((6, 4, 3, 2)))
+        return ConvDoRA.init(W, 4, 5, geometry, rng, **settings), W
+    W = convert(rng.standard_normal((7, 11)))
+    return cls.init(W, 3, 5, rng, **settings), W
+
+
+def test_training_starts_at_the_base_model_to_the_last_bit(cls, library, rng):
+    dora, W = started(cls, rng, library)
+    assert np.array_equal(to_numpy(dora.merge(W)), to_numpy(W))
+
+
+def test_training_starts_with_one_factor_zero_and_the_other_drawn(cls, rng):
+    """B is zero, but of an embedding A."""
+    lora = lora_in(started(cls, rng)[0])
+    zero, drawn = (lora.A, lora.B) if cls is EmbeddingDoRA else (lora.B, lora.A)
+    assert not zero.any()
+    assert np.all(drawn != 0)
+    assert lora.scale == (5 / 4 if cls is ConvDoRA else 5 / 3)
+
+
+def test_training_starts_with_the_norms_of_the_weight_for_magnitudes(cls, rng):
+    dora, W = started(cls, rng)
+    assert_close(dora.m, lengths(cls, W), "libraries", "m")
+
+
+def test_the_adapter_that_training_starts_with_has_the_gradient_that_was_asked_for(cls, rng):
+    assert started(cls, rng, detach_norm=True)[0].detach_norm
+    assert not started(cls, rng)[0].detach_norm
+
+
+def test_a_convolution_starts_with_the_geometry_it_was_given(rng):
+    dora, _ = started(ConvDoRA, rng)
+    assert dora.lora.geometry == Geometry.uniform(2, stride=2, groups=2)
 
 
 def test_detaching_the_norm_changes_the_gradients_of_a_and_b_alone(cls, rng):

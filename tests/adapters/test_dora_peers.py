@@ -97,6 +97,32 @@ def test_an_embedding_is_pefts(rng, width):
         assert_close(found, ours(theirs), "golden", name)
 
 
+STARTS = {
+    "convolution": lambda: torch.nn.Conv2d(4, 10, (3, 2), bias=False),
+    "grouped": lambda: torch.nn.Conv2d(8, 12, (3, 2), groups=2, bias=False),
+    "embedding": lambda: torch.nn.Embedding(13, 7),
+}
+
+
+@pytest.mark.parametrize("module", STARTS.values(), ids=STARTS)
+def test_training_starts_where_pefts_does(module, rng):
+    """With its magnitudes, and the same factor zero."""
+    config = peft.LoraConfig(r=RANK, lora_alpha=6, target_modules=["layer"], use_dora=True)
+    net = torch.nn.ModuleDict({"layer": module().double()})
+    layer = peft.get_peft_model(net, config).base_model.model["layer"]
+    W = ours(layer.base_layer.weight)
+    if isinstance(layer.base_layer, torch.nn.Embedding):
+        factors_of = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
+        dora = EmbeddingDoRA.init(W, RANK, 6, rng)
+    else:
+        factors_of = factors(layer)
+        geometry = Geometry.uniform(2, groups=layer.base_layer.groups)
+        dora = ConvDoRA.init(W, RANK, 6, geometry, rng)
+    assert_close(dora.m, ours(magnitude(layer)).reshape(-1), "golden", "m")
+    drawn_ones = [bool(np.any(ours(t) != 0)) for t in factors_of]
+    assert drawn_ones == [bool(np.any(t != 0)) for t in (dora.lora.A, dora.lora.B)]
+
+
 def test_the_norm_of_a_grouped_convolution_is_that_of_a_scrambled_kernel(rng):
     _, layer = model_of(torch.nn.Conv2d(6, 8, (3, 2), groups=2, bias=False))
     A, B = (ours(t) for t in factors(layer))

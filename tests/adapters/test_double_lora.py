@@ -50,7 +50,7 @@ def test_a_pair_that_does_not_fit_is_refused(rng):
 
 
 def test_a_rank_below_one_is_refused(rng):
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
         DoubleLoRA.init(np.ones((7, 11)), rank=0, alpha=5, rng=rng)
 
 

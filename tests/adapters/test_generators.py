@@ -277,7 +277,7 @@ def test_every_start_has_the_dtype_of_its_weight(rng):
 
 
 def test_heads_of_rank_zero_are_an_error(rng):
-    with pytest.raises(ValueError, match="Heads: rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="Heads: rank must be an integer of at least 1, got 0"):
         Heads.init(rng.standard_normal((7, 11)), 0, 5, rng)
     assert Heads.init(rng.standard_normal((7, 11)), 1, 5, rng).P.shape == (1, 11, 5)
 

@@ -128,6 +128,13 @@ def test_training_starts_at_the_base_model(rng, rank, is_whole):
         assert -1 <= np.min(part) * shape[1] ** 0.5 < -0.4
 
 
+def test_a_whole_second_factor_is_uniform_in_both_directions_from_zero(rng):
+    D = LoKr.init(np.ones((400, 900)), rank=20, alpha=5, rng=rng).D
+    assert D.shape == (20, 30)
+    assert 0.97 < np.max(D) * 30**0.5 <= 1
+    assert 0.97 < -np.min(D) * 30**0.5 <= 1
+
+
 def test_half_the_larger_side_is_no_rank_for_a_product(rng):
     assert isinstance(LoKr.init(np.ones((16, 16)), rank=1, alpha=5, rng=rng).D, LowRank)
     assert LoKr.init(np.ones((16, 16)), rank=2, alpha=5, rng=rng).D.shape == (4, 4)
@@ -140,7 +147,7 @@ def test_a_size_is_cut_near_the_number_given(rng):
 
 
 def test_a_rank_below_one_is_refused(rng):
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
         LoKr.init(np.ones((10, 12)), rank=0, alpha=5, rng=rng)
 
 

@@ -99,6 +99,27 @@ def test_shapes_are_a_model_of_their_own(capsys):
     assert [x["name"] for x in some["adapted"]] == ["v"]
 
 
+def test_a_rank_above_what_a_weight_can_have_is_said(capsys):
+    shapes = ("--shape", "q:8x9", "--shape", "v:30x20", "--method", "double-lora")
+    assert planned(capsys, *shapes, "--rank", "4")["wide"] == []
+    assert planned(capsys, *shapes, "--rank", "5")["wide"] == ["q"]
+    said = "more factors than an update can have ranks: q (8, 9)\n"
+    for rank in ("4", "5"):
+        assert status_of("plan", *shapes, "--rank", rank) == 0
+        assert (said in capsys.readouterr().out) == (rank == "5")
+
+
+def test_options_of_a_method_go_with_the_choice_of_it(capsys):
+    shape = ("--shape", "q:30x20", "--choose", "--dynamic")
+    assert planned(capsys, *shape, "--init-rank", "9")["trained"] == 9 * 51
+    larger = planned(capsys, *shape, "--much-compute", "--condition", "9")
+    assert larger["trained"] == 8 * 50 * 19 + 9
+
+
+def test_the_most_memory_is_memory(capsys):
+    assert planned(capsys, "--shape", "q:2x3", "--choose", "--memory-gb", "1e12")["choice"]
+
+
 def test_tokens_and_sequences_multiply_flops(capsys):
     one = planned(capsys, "--shape", "q:11x7", "--tokens", "3", "--batch", "5")["flops"]
     assert one["merged_forward"] == 15 * 2 * 77
@@ -155,11 +176,19 @@ def test_the_memory_that_is_asked_for_is_that_of_lora_on_16_bits(capsys, config)
         (("--shape", "q:2x3", "--adapter-dtype", "x"), "--adapter-dtype must be"),
         (("--shape", "q:2x3", "--optimizer", "lion"), "--optimizer must be one of sgd"),
         (("--shape", "q:2x3", "--rank", "0"), "rank must be an integer of at least 1, got 0"),
-        (("--shape", "q:2x3", "--targets", "k"), "targets must name some of q, got k"),
-        (("--shape", "q:2x3", "--tokens", "0"), "tokens must be at least 1"),
+        (("--shape", "q:2x3", "--targets", "k"), "targets must name some of q, got 'k'"),
+        (("--shape", "q:2x3", "--targets", ""), "targets must name some of q, got ''"),
+        (("--shape", "q:2x3", "--tokens", "0"), "tokens must be an integer of at least 1"),
         (("--shape", "q:2x3", "--memory-gb", "1"), "--memory-gb answers a question of --choose"),
         (("--shape", "q:2x3", "--dynamic"), "go with --choose"),
-        (("--shape", "q:2x3", "--choose", "--memory-gb", "inf"), "--memory-gb must be finite"),
+        (("--shape", "q:2x3", "--choose", "--memory-gb", "inf"), "--memory-gb must be from 0 to"),
+        (("--shape", "q:2x3", "--choose", "--memory-gb", "1e300"), "1e+12, got 1e+300"),
+        (("--shape", "q:2x3", "--choose", "--method", "dora"), "it goes without --method dora"),
+        (("--shape", "q:2x3", "--init-rank", "9"), "--init-rank goes with the method adalora"),
+        (("--shape", "q:2x3", "--condition", "9"), "--condition goes with the method hyperlora"),
+        (("--shape", "q:2x3", "--choose", "--init-rank", "9"), "method adalora, got lora"),
+        (("--shape", "q:2x3", "--method", "adalora", "--init-rank", "0"), "start must be"),
+        (("--shape", "q:2x3", "--shape", "q:4x3"), "every weight once, got 'q' twice"),
     ],
 )
 def test_unusable_input_is_one_line_and_status_2(capsys, arguments, said):

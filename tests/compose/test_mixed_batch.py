@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from mixed_problems import CHOSEN, problem
 
 from lora_ref.adapters import DoRA, LoRA
 from lora_ref.compose.mixed_batch import mixed_batch
 from lora_ref.compose.mixed_gather import mixed_gather, stacked
 from lora_ref.compose.mixed_grouped import mixed_grouped
-from lora_ref.shapes import ShapeError
 from lora_ref.testing import LAYER_CHECKS, check_library, converted
 from lora_ref.testing.checks import assert_trees_close
 from lora_ref.testing.examples import Case
@@ -20,7 +20,6 @@ from lora_ref.verdict.grids import BFLOAT16, FLOAT32
 
 ALGORITHMS = {"gather": mixed_gather, "grouped": mixed_grouped}
 ALL = {"rows": mixed_batch, **ALGORITHMS}
-CHOSEN = np.array([[2, -1, 0, 2], [0, 2, -1, 0]])  # adapter 1 has no row
 
 
 @pytest.fixture(params=ALGORITHMS)
@@ -31,20 +30,6 @@ def algorithm(request):
 @pytest.fixture(params=ALL)
 def mixed(request):
     return ALL[request.param]
-
-
-def drawn(rng, m=7, n=11, ranks=(3, 2, 5)):
-    """Adapters of unequal rank and scale."""
-    return tuple(
-        LoRA(rng.standard_normal((r, n)), rng.standard_normal((m, r)), (1 + i) / 3)
-        for i, r in enumerate(ranks)
-    )
-
-
-def problem(rng, square=None):
-    m, n, ranks = (square, square, (square,) * 3) if square else (7, 11, (3, 2, 5))
-    x, W = rng.standard_normal((*CHOSEN.shape, n)), rng.standard_normal((m, n))
-    return x, W, drawn(rng, m, n, ranks)
 
 
 def case_of(mixed, square=None):
@@ -250,43 +235,3 @@ def test_an_emulated_kernel_lies_in_its_bounds(algorithm, rng):
     said = dict(f.line().split(",")[0].split(": ") for f in found.findings)
     assert {said["y"], said["dx"], said["dA"], said["da2.A"], said["da2.B"]} == {"rounding"}
     assert {*said.values()} == {"rounding", "exact"}
-
-
-@pytest.mark.parametrize("wrong", [-2, 3])
-def test_a_number_that_is_no_adapters_is_refused(mixed, rng, wrong):
-    x, W, adapters = problem(rng)
-    chosen = np.where(CHOSEN == 2, wrong, CHOSEN)
-    says = rf"{mixed.__name__}: chosen must hold integers from −1.* to 2, .* got {wrong}"
-    with pytest.raises(ValueError, match=says):
-        mixed(x, W, chosen, adapters)
-
-
-def test_one_choice_for_each_row(mixed, rng):
-    x, W, adapters = problem(rng)
-    with pytest.raises(
-        ShapeError, match=rf"{mixed.__name__}: chosen must be \(\*batch,\) with .* got \(2, 3\)"
-    ):
-        mixed(x, W, CHOSEN[:, :3], adapters)
-
-
-def test_an_adapter_for_another_weight_is_named_though_no_row_has_it(algorithm, rng):
-    x, W, adapters = problem(rng)
-    bad = (adapters[0], drawn(rng, m=8)[0], adapters[2])
-    says = rf"{algorithm.__name__}: adapters\[1\] must fit W .* \(7, 11\), got \(8, 11\)"
-    with pytest.raises(ShapeError, match=says):
-        algorithm(x, W, CHOSEN, bad)
-
-
-def test_an_adapter_of_another_library_is_refused(algorithm, rng):
-    strict = pytest.importorskip("array_api_strict", reason="array-api-strict is in [test]")
-    x, W, adapters = problem(rng)
-    foreign = tree_map(strict.asarray, adapters[1])
-    with pytest.raises(TypeError, match="arrays must come from one library"):
-        algorithm(x, W, CHOSEN, (adapters[0], foreign, adapters[2]))
-
-
-def test_an_adapter_that_is_no_lora_is_refused(algorithm, rng):
-    x, W, (lora, *_) = problem(rng)
-    dora = DoRA(lora.A, lora.B, np.ones(7), 1.5)
-    with pytest.raises(TypeError, match=r"adapters\[1\] must be a LoRA, got DoRA"):
-        algorithm(x, W, np.zeros_like(CHOSEN), (lora, dora))

@@ -92,9 +92,14 @@ def from_gradient(W, fields, arrays, draws):
         "stable": lambda: {"gain_B": stable_gain(arrays["W"].shape[0])},
         "unit": dict,
         "gd_scale": lambda: {"gain_A": 1 / s, "gain_B": 1 / s},
-        "weight_svd": lambda: {"gain_B": float(svd(W)[1][0] / svd(G)[1][chosen.B[0]])},
+        "weight_svd": lambda: {"gain_B": largest(W, 0) / largest(G, chosen.B[0])},
     }
     return lora_ga_peft(W, G, rank, s, parts=chosen, **gains[method["scale"]]())
+
+
+def largest(t, i):
+    """The i-th singular value."""
+    return float(svd("svd", "t", t)[1][i])
 
 
 def expect_factors(lora, A, B, kind, what, is_pair=True):

@@ -122,7 +122,23 @@ def test_the_weights_gain_is_the_mean_size_of_pissas_factors(library, rng):
         weight_gain(W, R, 0.0)
 
 
+@pytest.mark.parametrize("gain", [np.nan, -np.inf, "1", None, True])
+def test_a_gain_that_is_no_finite_number_is_refused(gain, rng):
+    W, G = drawn(rng)
+    calls = {
+        "lora_ga: gain": lambda: lora_ga(W, G, R, S, gain=gain),
+        "lora_ga_peft: gain_A": lambda: lora_ga_peft(W, G, R, S, gain_A=gain),
+        "lora_ga_peft: gain_B": lambda: lora_ga_peft(W, G, R, S, gain_B=gain),
+        "stable_gain: gamma": lambda: stable_gain(11, gain),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} must be a finite number, got {gain!r}"):
+            call()
+
+
 @pytest.mark.parametrize("start", [lora_ga_peft, lambda *a: lora_ga(*a, gain=1.0)])
 def test_twice_the_rank_must_be_in_the_gradient(start, rng):
-    with pytest.raises(ValueError, match=r"rank must be from 1 to 3, for G \(11, 7\), got 4"):
+    with pytest.raises(
+        ValueError, match=r"rank must be an integer from 1 to 3, for G \(11, 7\), got 4"
+    ):
         start(*drawn(rng), 4, S)

@@ -75,7 +75,7 @@ def test_one_row_has_no_covariance(rng):
 
 
 def test_no_row_has_no_moments():
-    with pytest.raises(ValueError, match=r"moments: x must hold at least one row, got \(0, 7\)"):
+    with pytest.raises(ValueError, match=r"moments: x must not be empty, got \(0, 7\)"):
         moments(np.ones((0, 7)))
 
 
@@ -159,18 +159,50 @@ def test_damping_is_doubled_until_there_is_an_inverse(rng):
     assert_close(damped(C), expected, "routes", "damped twice")
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_damping_reaches_to_the_end_of_the_range(library):
+    """The trace of this matrix is beyond the range, the mean of its diagonal is not."""
+    C = 3e307 * np.eye(7)
+    assert_close(damped(library.convert(C)), 3.03e307 * np.eye(7), "routes", "damped")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_damping_ends_at_the_end_of_the_range(dtype, library):
+    """What is added to such a matrix would make it infinite, however often it is doubled."""
+    C = np.eye(2, dtype=dtype) * np.finfo(dtype).max
+    with pytest.raises(ValueError, match=r"damped: C must be small enough .* in .*float"):
+        damped(library.convert(C))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_correlation_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match="damped: C must be finite, its trace positive"):
+    with pytest.raises(ValueError, match=f"damped: C must have a positive trace, .* {value}"):
         damped(np.full((3, 3), value))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_correlation_with_one_bad_element_is_refused(value):
+def test_a_correlation_with_one_bad_element_is_refused(value, library):
     C = np.eye(3)
     C[0, 2] = value
     with pytest.raises(ValueError, match="damped: C must be finite"):
-        damped(C)
+        damped(library.convert(C))
+
+
+@pytest.mark.parametrize("mode", [corda_instruction, corda_knowledge])
+def test_a_correlation_of_another_type_than_the_weight_is_refused(mode, weighted, library):
+    W, C = map(library.convert, (weighted[0].astype(np.float32), weighted[1]))
+    with pytest.raises(TypeError, match=r"C must be of the type \S*float32 .*, got \S*float64"):
+        mode(W, C, 3, S)
+
+
+def test_in_16_bits_the_correlation_may_be_of_32():
+    W, C = np.arange(77, dtype=np.float16).reshape(11, 7), np.eye(7, dtype=np.float32)
+    assert corda_instruction(W, C, 3, S)[0].A.dtype == np.float32
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy says so too
+def test_a_weight_and_a_correlation_whose_product_is_not_finite_are_refused():
+    with pytest.raises(ValueError, match="corda_instruction: W C must be finite"):
+        corda_instruction(np.full((11, 7), 1e200), 1e200 * np.eye(7), 3, S)
 
 
 def test_a_sample_counts_once_whatever_its_size(library, rng):
@@ -190,6 +222,67 @@ def test_samples_that_cannot_be_divided_are_refused():
         sample_correlation([np.ones((2, 3)), np.array([[0.0, -1.0, -2.0]])])
     with pytest.raises(ValueError, match="samples must hold at least one sample, got none"):
         sample_correlation([])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_not_finite_is_refused(value, library):
+    x = np.ones((2, 3))
+    x[1, 2] = value
+    with pytest.raises(ValueError, match="sample_correlation: sample 1 must be finite"):
+        sample_correlation(map(library.convert, (np.ones((2, 3)), x)))
+
+
+def test_a_sample_without_rows_is_refused():
+    with pytest.raises(ValueError, match=r"sample 1 must not be empty, got \(0, 3\)"):
+        sample_correlation([np.ones((2, 3)), np.ones((0, 3))])
+
+
+def test_samples_of_several_widths_are_refused():
+    with pytest.raises(ShapeError, match=r"sample 1 must be .* n = 3 from sample 0, got \(4, 2\)"):
+        sample_correlation([np.ones((2, 3)), np.ones((4, 2))])
+
+
+def test_batches_of_several_widths_are_refused(rng):
+    three, four = rng.standard_normal((5, 3)), rng.standard_normal((5, 4))
+    with pytest.raises(ShapeError, match=r"together: b.mean .* n = 3 from a.mean, got \(4,\)"):
+        together(moments(three), moments(four))
+    with pytest.raises(ShapeError, match=r"Moments.with_batch: x .* n = 3 from .*got \(5, 4\)"):
+        moments(three).with_batch(four)
+    with pytest.raises(ShapeError, match=r"with_batch: X .* n = 3 from seen.V, got \(5, 4\)"):
+        with_batch(components(three, 2), four)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_not_finite_are_refused(value, library, rng):
+    x = activations(rng)
+    seen = components(library.convert(x), 3)
+    x[2, 1] = value
+    bad = library.convert(x)
+    with pytest.raises(ValueError, match="moments: x must be finite, has NaN or infinity"):
+        moments(bad)
+    with pytest.raises(ValueError, match="components: X must be finite, has NaN or infinity"):
+        components(bad, 3)
+    with pytest.raises(ValueError, match="with_batch: X must be finite, has NaN or infinity"):
+        with_batch(seen, bad)
+
+
+def test_activations_without_rows_are_refused(rng):
+    none, seen = np.ones((2, 0, 7)), components(activations(rng), 3)
+    with pytest.raises(ValueError, match=r"eva: x must not be empty, got \(2, 0, 7\)"):
+        eva(np.ones((11, 7)), none, 3, S)
+    with pytest.raises(ValueError, match=r"components: X must not be empty"):
+        components(none, 3)
+    with pytest.raises(ValueError, match=r"with_batch: X must not be empty"):
+        with_batch(seen, none)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # NumPy says so too
+def test_activations_that_are_finite_only_with_their_mean_are_refused():
+    x = np.array([[1.5e308, 0.0], [-1.5e308, 1.0], [-1.5e308, 2.0]])
+    with pytest.raises(ValueError, match="eva: x less its mean must be finite"):
+        eva(np.ones((11, 2)), x, 1, S)
+    with pytest.raises(ValueError, match="components: X less its mean must be finite"):
+        components(x, 1)
 
 
 def test_eva_keeps_as_much_of_the_activations_as_rank_allows(rng):
@@ -221,7 +314,9 @@ def test_eva_does_not_see_the_mean_and_from_a_correlation_it_does(rng):
 
 def test_fewer_rows_than_ranks_are_refused(rng):
     W = rng.standard_normal((11, 7))
-    with pytest.raises(ValueError, match=r"eva: rank must be from 1 to 3, for x \(4, 7\), got 4"):
+    with pytest.raises(
+        ValueError, match=r"eva: rank must be an integer from 1 to 3, for x \(4, 7\), got 4"
+    ):
         eva(W, rng.standard_normal((4, 7)), 4, S)
     assert eva(W, rng.standard_normal((4, 7)), 3, S)[0].A.shape == (3, 7)
 
@@ -274,9 +369,13 @@ def test_few_components_of_inputs_of_that_rank_are_exact(rng):
 
 def test_a_batch_with_fewer_rows_than_components_is_refused(rng):
     seen = components(rng.standard_normal((9, 7)), 3)
-    with pytest.raises(ValueError, match=r"with_batch: rank must be from 1 to 2, for X \(2, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"with_batch: rank must be an integer from 1 to 2, for X \(2, 7\)"
+    ):
         with_batch(seen, rng.standard_normal((2, 7)))
-    with pytest.raises(ValueError, match=r"components: rank must be from 1 to 2, for X \(2, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"components: rank must be an integer from 1 to 2, for X \(2, 7\)"
+    ):
         components(rng.standard_normal((2, 7)), 3)
 
 
@@ -311,12 +410,46 @@ def test_a_layer_enters_with_rho_times_its_rank():
         components_of(3, 0.9)
 
 
+@pytest.mark.parametrize("rho", [np.nan, np.inf, "2"])
+def test_a_rho_that_is_no_finite_number_is_refused(rho):
+    with pytest.raises(ValueError, match=f"components_of: rho must be a finite .* got {rho!r}"):
+        components_of(3, rho)
+
+
+@pytest.mark.parametrize("ratio", [np.nan, np.inf])
+def test_ratios_that_cannot_be_compared_are_refused(ratio):
+    with pytest.raises(ValueError, match=f"each ratio of 'b' must be a finite .* got {ratio}"):
+        redistributed({"a": [0.5], "b": [0.5, ratio]}, {"a": 1, "b": 1})
+
+
+@pytest.mark.parametrize("rank", [1.0, True, "1"])
+def test_ranks_that_are_no_integers_are_refused(rank):
+    with pytest.raises(ValueError, match=f"rank of 'a' must be an integer .* got {rank!r}"):
+        redistributed({"a": [0.5]}, {"a": rank})
+    with pytest.raises(ValueError, match=f"components_of: rank must be an .* got {rank!r}"):
+        components_of(rank, 2.0)
+
+
 def test_the_scale_stays_when_alpha_grows_with_the_rank():
     assert scaling(adjusted_alpha(5, 3, 7), 7) == pytest.approx(scaling(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((8, 0, 3), "rank must be an integer of at least 1, got 0"),
+        ((8, 2.0, 3), "rank must be an integer of at least 1, got 2.0"),
+        ((8, 2, -1), "new_rank must be an integer of at least 0, got -1"),
+        ((np.nan, 2, 3), "alpha must be a finite number, got nan"),
+    ],
+)
+def test_an_alpha_without_a_scale_is_refused(given, message):
+    with pytest.raises(ValueError, match=f"adjusted_alpha: {message}"):
+        adjusted_alpha(*given)
 
 
 def test_ratios_and_ranks_must_name_the_same_layers():
     with pytest.raises(ValueError, match=r"same layers, got \['a'\] and \['b'\]"):
         redistributed({"a": [0.5]}, {"b": 1})
-    with pytest.raises(ValueError, match="ranks must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"the rank of 'a' must be an integer of .* got -1"):
         redistributed({"a": [0.5]}, {"a": -1})

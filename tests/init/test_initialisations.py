@@ -11,6 +11,7 @@ import lora_ref.init
 from lora_ref.adapters import LoRA
 from lora_ref.adapters.lora import stabilised_scaling
 from lora_ref.init import (
+    around,
     corda_instruction,
     corda_knowledge,
     eva,
@@ -25,6 +26,7 @@ from lora_ref.init import (
     pissa,
     pissa_randomized,
     plain_lora,
+    weight_gain,
 )
 from lora_ref.shapes import ShapeError
 from lora_ref.testing.tolerance import assert_close, relative_error, to_numpy
@@ -60,6 +62,12 @@ INITS = {
 }
 EVERY = pytest.mark.parametrize("start", INITS.values(), ids=INITS)
 ANY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
+DECOMPOSED = [  # what each of them decomposes, or takes its product out of
+    *((name, "W") for name in INITS if name not in ("eva", "eva_from_covariance", "orthogonal")),
+    *((name, "G") for name in ("lora_ga", "lora_ga_peft")),
+    *((name, "C") for name in ("corda_instruction", "corda_knowledge", "eva_from_covariance")),
+    ("eva", "x"),
+]
 CHANGES_W = (
     "pissa",
     "pissa_randomized",
@@ -137,10 +145,25 @@ def test_in_16_bits_the_residual_is_rounded_once_and_the_factors_are_float32(sta
 @EVERY
 @pytest.mark.parametrize("rank", [0, 8, -2])
 def test_a_rank_that_the_weight_does_not_have_is_refused(start, rank, rng):
-    if start is INITS["orthogonal"] and rank == 8:
-        return  # its factors are drawn, not taken from the weight
-    with pytest.raises(ValueError, match=rf"\w+: rank must be .*, got {rank}"):
+    with pytest.raises(ValueError, match=rf"\w+: rank must be .* from 1 to .*, got {rank}"):
         start(*given(rng, (11, 7)), rank)
+
+
+@EVERY
+@pytest.mark.parametrize("rank", [2.0, True, "2", None], ids=repr)
+def test_a_rank_that_is_no_integer_is_refused(start, rank, rng):
+    with pytest.raises(ValueError, match=rf"\w+: rank must be an integer .*, got {rank!r}"):
+        start(*given(rng, (11, 7)), rank)
+
+
+@pytest.mark.parametrize(("name", "argument"), DECOMPOSED, ids=map("-".join, DECOMPOSED))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_decomposed_must_be_finite(name, argument, value, library, rng):
+    """An infinity keeps some of LAPACK's SVDs from returning, NaN from saying why they fail."""
+    arrays = dict(zip("WGxC", given(rng, (11, 7)), strict=True))
+    arrays[argument][..., 3, 2] = value
+    with pytest.raises(ValueError, match=f"{name}: {argument} must be finite, has NaN or infin"):
+        INITS[name](*map(library.convert, arrays.values()), 2)
 
 
 @EVERY
@@ -161,7 +184,7 @@ def test_a_weight_that_is_no_matrix_is_refused(start, rng):
 
 
 @pytest.mark.parametrize("name", ["pissa", "pissa_randomized", "corda_instruction"])
-@pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan])
+@pytest.mark.parametrize("scale", [0.0, -1.0])
 def test_a_scale_without_a_root_is_refused(name, scale, rng):
     W, _, _, C = given(rng, (11, 7))
     calls = {
@@ -171,6 +194,48 @@ def test_a_scale_without_a_root_is_refused(name, scale, rng):
     }
     with pytest.raises(ValueError, match=f"{name}: scale must be positive.*, got {scale}"):
         calls[name]()
+
+
+@pytest.mark.parametrize("scale", [np.inf, -np.inf, np.nan, "1", True, None], ids=repr)
+def test_a_scale_that_is_no_finite_number_is_refused(scale, rng):
+    W, G, x, C = given(rng, (11, 7))
+    calls = {
+        "pissa": lambda: pissa(W, 2, scale),
+        "pissa_randomized": lambda: pissa_randomized(W, 2, scale, rng),
+        "olora": lambda: olora(W, 2, scale),
+        "corda_instruction": lambda: corda_instruction(W, C, 2, scale),
+        "corda_knowledge": lambda: corda_knowledge(W, C, 2, scale),
+        "eva": lambda: eva(W, x, 2, scale),
+        "eva_from_covariance": lambda: eva_from_covariance(W, C, 2, scale),
+        "around": lambda: around(W, C[:2], scale),
+        "lora_ga": lambda: lora_ga(W, G, 2, scale, gain=0.7),
+        "lora_ga_peft": lambda: lora_ga_peft(W, G, 2, scale),
+        "weight_gain": lambda: weight_gain(W, 2, scale),
+        "orthogonal": lambda: orthogonal(W, 2, scale, rng),
+        "mica": lambda: mica(W, 2, scale),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{name}: scale must be a finite .*, got {scale!r}"):
+            call()
+
+
+def test_a_scale_that_is_not_divided_by_may_be_negative(rng):
+    W = rng.standard_normal((11, 7))
+    lora, W_res = olora(W, 3, -S)
+    assert lora.scale == -S
+    assert_close(lora.merge(W_res), W, "routes", "W")
+
+
+def test_an_integer_beyond_all_floats_is_no_scale(rng):
+    with pytest.raises(ValueError, match="mica: scale must be a finite number"):
+        mica(rng.standard_normal((11, 7)), 3, 10**400)
+
+
+@pytest.mark.parametrize("scale", [np.float32(1.5), np.int64(2), 2], ids=repr)
+@pytest.mark.parametrize("start", [pissa, olora, mica])
+def test_a_scale_becomes_a_python_float_whatever_number_it_was(start, scale, rng):
+    """One of NumPy's would promote the factors of 16 and 32 bits."""
+    assert type(start(rng.standard_normal((11, 7)), 3, scale)[0].scale) is float
 
 
 @EVERY

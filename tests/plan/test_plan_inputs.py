@@ -1,5 +1,7 @@
 """Targets, configs, wrong arguments, and the flowchart."""
 
+from dataclasses import replace
+
 import pytest
 from model_configs import PUBLISHED, SMALL, SMALL_PARAMETERS, written
 
@@ -32,8 +34,8 @@ def test_targets_are_whole_names_or_their_ends_and_all_linear_leaves_the_head():
     assert TOY.targeted(["q"]) == TOY.targeted(["attn.q"]) == (Q,)
     assert TOY.targeted([ALL_LINEAR]) == (Q, WIDE)
     assert TOY.targeted(["up", "lm_head"]) == (WIDE, HEAD)
-    for wrong in (["p"], ["tn.q"], ["q", "nowhere"], []):
-        with pytest.raises(ValueError, match=r"targets must name some of attn\.q, mlp\.up"):
+    for wrong, got in (["p"], "'p'"), (["tn.q"], "'tn.q'"), (["q", ""], "''"), ([], "none"):
+        with pytest.raises(ValueError, match=rf"name some of attn\.q, mlp\.up, .* got {got}$"):
             TOY.targeted(wrong)
 
 
@@ -74,9 +76,46 @@ def test_gpt3_has_a_tied_head_and_attention_in_each_layer():
 
 
 def test_heads_of_no_width_are_refused(tmp_path):
-    fields = {**SMALL["llama"], "num_attention_heads": 25}
+    fields = {**SMALL["mistral"], "head_dim": None, "num_attention_heads": 26}
     with pytest.raises(CheckpointError, match="head_dim must be an integer of at least 1, got 0"):
         read_model(written(tmp_path, fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("gpt2", {"n_head": 5}, "n_embd must be a multiple of n_head, 5, got 24"),
+        ("bert", {"num_attention_heads": 5}, "hidden_size must be a multiple of .*, 5, got 24"),
+        ("roberta", {"num_attention_heads": "4"}, "num_attention_heads must be an integer"),
+        ("distilbert", {"n_heads": 5}, "dim must be a multiple of n_heads, 5, got 24"),
+        ("llama", {"hidden_size": 26}, "hidden_size must be a multiple of .*_heads, 4, got 26"),
+        ("llama, tied with biases", {"hidden_size": 26}, "hidden_size must be a multiple"),
+        ("llama", {"num_key_value_heads": 3}, "num_attention_heads must be .*_heads, 3, got 4"),
+        ("mistral", {"num_key_value_heads": 8}, "num_attention_heads must be a multiple of"),
+        ("qwen3", {"num_key_value_heads": 3}, "num_attention_heads must be a multiple of"),
+    ],
+)
+def test_heads_that_do_not_divide_are_refused(tmp_path, name, change, said):
+    """tests/plan/test_plan_peers.py asks transformers."""
+    with pytest.raises(CheckpointError, match=said):
+        read_model(written(tmp_path, {**SMALL[name], **change}))
+
+
+def test_a_width_that_heads_do_not_divide_is_rounded_down_where_transformers_does(tmp_path):
+    fields = {**SMALL["mistral"], "head_dim": None, "hidden_size": 26}
+    assert read_model(written(tmp_path, fields)).attention == 3 * 24
+
+
+def test_heads_may_be_left_out_where_nothing_depends_on_them(tmp_path):
+    fields = {k: v for k, v in SMALL["gpt2"].items() if k != "n_head"}
+    assert read_model(written(tmp_path, fields)).parameters == SMALL_PARAMETERS["gpt2"]
+
+
+def test_weights_that_have_no_such_rank_are_told(tmp_path):
+    both = replace(TOY, targets=("q", "up"))
+    assert plan(both, LowRank(7)).wide == ()
+    assert plan(both, LowRank(8)).wide == (Q, WIDE)
+    assert plan(TOY, DoubleLowRank(4)).wide == plan(TOY, Adaptive(1, 8)).wide == (Q,)
 
 
 def test_a_model_of_weights_alone_has_nothing_else():
@@ -155,7 +194,7 @@ def test_memory_is_extremely_short_if_the_states_do_not_fit():
         (lambda: plan(TOY, LowRank(1), dtype="int8"), "plan: dtype must be one of float64"),
         (lambda: plan(TOY, LowRank(1), adapter_dtype="x"), "plan: adapter_dtype must be"),
         (lambda: plan(TOY, LowRank(1), optimizer="lion"), "optimizer must be one of sgd"),
-        (lambda: plan(TOY, LowRank(1), tokens=0), "count_flops: tokens must be at least 1"),
+        (lambda: plan(TOY, LowRank(1), tokens=0), "count_flops: tokens must be an integer"),
         (lambda: plan(TOY, LowRank(1), sequences=0), "count_flops: sequences must be"),
     ],
 )

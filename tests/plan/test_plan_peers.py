@@ -5,6 +5,7 @@ import warnings
 import pytest
 from model_configs import PARAMETERS, PUBLISHED, SMALL, SMALL_PARAMETERS, written
 
+from lora_ref.checkpoint.errors import CheckpointError
 from lora_ref.plan import (
     ALL_LINEAR,
     Adaptive,
@@ -51,6 +52,39 @@ def test_every_size_of_a_config_counts_as_in_transformers(tmp_path, name):
     kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
     theirs = sum(m.weight.numel() for m in model.modules() if isinstance(m, kinds))
     assert sum(x.count * x.m * x.n for x in ours.linears) == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "refused"),
+    [
+        ("gpt2", {"n_head": 5}, True),
+        ("bert", {"num_attention_heads": 5}, True),
+        ("roberta", {"num_attention_heads": 5}, True),
+        ("xlm-roberta", {"num_attention_heads": 5}, True),
+        ("distilbert", {"n_heads": 5}, True),
+        ("llama", {"hidden_size": 26}, True),
+        ("llama, tied with biases", {"hidden_size": 26}, True),
+        ("llama", {"num_key_value_heads": 3}, True),
+        ("mistral", {"num_key_value_heads": 8}, True),
+        ("qwen2", {"num_key_value_heads": 3}, True),
+        ("qwen3", {"num_key_value_heads": 3}, True),
+        ("mistral", {"hidden_size": 26, "head_dim": None}, False),
+        ("qwen2", {"hidden_size": 26}, False),
+        ("qwen3", {"hidden_size": 26}, False),
+    ],
+)
+def test_heads_are_refused_where_transformers_cannot_run_them(tmp_path, name, change, refused):
+    fields = {**SMALL[name], **change}
+    ids = torch.zeros((1, 4), dtype=torch.int64)
+    if refused:
+        with pytest.raises(Exception, match=r"multiple|divisible|divide|must match the size"):
+            built(fields, "cpu")(ids)
+        with pytest.raises(CheckpointError, match="must be a multiple of"):
+            read_model(written(tmp_path, fields))
+        return
+    model = built(fields, "cpu")
+    model(ids)
+    assert read_model(written(tmp_path, fields)).parameters == model.num_parameters()
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -32,6 +32,7 @@ from ...layers.linear import affine, linear
 from ...layers.normalization import layer_norm
 from ...shapes import shapes
 from ...trees import with_leaves
+from ...values import checked_count
 from .base import Parameters
 
 Activation = Callable[[Array], tuple[Array, Backward]]
@@ -112,8 +113,7 @@ class Heads(Parameters):
     @classmethod
     def init(cls, W: Array, rank: int, width: int, rng: np.random.Generator) -> Self:
         """Heads for the weight W on `width` features, which start as LoRA does."""
-        if rank < 1:
-            raise ValueError(f"Heads: rank must be at least 1, got {rank}")
+        checked_count("Heads", "rank", rank, 1)
         xp, (m, n) = namespace(W), W.shape
         made: dict[str, Any] = {"dtype": W.dtype, **on_device_of(W)}
         p = as_array(rng.uniform(-(n**-0.5), n**-0.5, size=(rank, n)), W)
