@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the bottom up. A room may import the rooms below it, and itself.
 ROOMS = (
     {"arrays"},
-    {"shapes", "trees", "pages", "mismatch"},
+    {"shapes", "trees", "pages", "mismatch", "late", "values"},
     {"layers"},
     {"adapters"},
     {"quant"},

@@ -1,9 +1,10 @@
 """The fields of an adapter_config.json: default, check and wording of each, for any PEFT method.
 
-Errors:  CheckpointError, one line, for a field that is not what it must be
+Errors:  CheckpointError, one line, for a field that is not what it must be, and what is no JSON
 Source:  PEFT 0.21.2, config.py, PeftConfigMixin; utils/other.py, get_pattern_key
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,18 @@ def field_value(raw: Mapping[str, Any], name: str, known: Field, path: object) -
     if not known.check(value):
         raise refusal(path, f"{name} must be {known.need}, got {shown(value)}")
     return _frozen(value)
+
+
+def text_of(fields: Mapping[str, Any], path: object = CONFIG_NAME) -> bytes:
+    """The bytes of a configuration with these fields; `path` is for messages.
+
+    Sorted as PEFT sorts them, but for patterns: of those the first that fits a module counts.
+    """
+    try:
+        ordered = {name: fields[name] for name in sorted(fields)}
+        return json.dumps(ordered, indent=2, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise refusal(path, f"must be JSON: {error}") from None
 
 
 def matching_key(patterns: Mapping[str, Any], path: str) -> str:

@@ -1,11 +1,14 @@
 """A LoRA adapter from a fine-tuned model and the model it was tuned from.
 
 Math:    s B A = (W_tuned − W)_r for the weight of each targeted module, the first r terms of its
-         SVD; s = 1 unless alpha is given
-Units:   differences in float64; factors stored in float32, float64 where the model is
+         SVD; s = 1 unless alpha is given. r is `rank`, or with `energy` the least rank that keeps
+         that share of ‖W_tuned − W‖², `rank` at the most; never more than the weight has
+Units:   differences in float64; factors stored in float32, float64 where the model is, unless
+         `dtype` says otherwise
 Errors:  CheckpointError where no weight is targeted, a targeted weight is in one of the models
          only or has another shape there, is no matrix, is not of a floating type of 16 bits or
-         more, or is not finite; ValueError for an alpha of zero
+         more, or is not finite, and where factors leave the range of `dtype`; ValueError for an
+         alpha of zero, and where neither rank nor energy is given
 Limits:  what is targeted must be the weight of a linear layer: an embedding has the same shape in
          a file, but its factors have other names. Everything else that changed (norms, biases,
          embeddings) is not in the adapter unless `modules_to_save` has its module; `left` has how
@@ -18,45 +21,52 @@ Source:  `rank.truncation`; PEFT 0.21.2 targets a module by the end of its path,
          check_target_module_exists
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from ..adapters.base import Adapter
 from ..adapters.lora import LoRA
-from ..rank.truncation import Truncation
+from ..rank.measures import energy_rank, retained
 from ..rank.truncation import extracted as nearest
 from .checkpoint import Checkpoint
+from .differences import FLOATS, change
 from .errors import refusal, shown
+from .inputs_first import turned
 from .peft import PeftAdapter
 from .peft_config import LoraConfig
 from .peft_convert import from_lora
-
-_FLOATS = ("F64", "F32", "F16", "BF16")
+from .rank_fields import rank_fields
 
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
     """The adapter; the spectrum of each targeted difference; how much each other tensor changed.
 
-    `left` has ‖W_tuned − W‖/‖W‖ of the tensors that changed and are not in the adapter, infinity
-    where there is nothing to compare.
+    `retained` has the share of ‖W_tuned − W‖² that the rank keeps, `errors` the relative error of
+    the factors as stored. `left` has ‖W_tuned − W‖/‖W‖ of the tensors that changed and are not in
+    the adapter, infinity where there is nothing to compare.
     """
 
     adapter: PeftAdapter
     spectra: Mapping[str, np.ndarray]
     retained: Mapping[str, float]
+    errors: Mapping[str, float]
     left: Mapping[str, float]
 
 
 def extracted(
     base: str | os.PathLike[str],
     tuned: str | os.PathLike[str],
-    rank: int,
+    rank: int | None,
     target_modules: Sequence[str],
     *,
+    energy: float | None = None,
+    dtype: DTypeLike | None = None,
     alpha: float | None = None,
     modules_to_save: Sequence[str] = (),
     fan_in_fan_out: bool = False,
@@ -68,73 +78,116 @@ def extracted(
     `progress` is called with the name of each tensor that is done.
     """
     before, after = Checkpoint.open(base), Checkpoint.open(tuned)
+    cut = _Cut(before, after, fan_in_fan_out, rank, energy, dtype, alpha)
+    parts: dict[str, _Part] = {}
+    whole, left = {}, {}
+    for name in dict.fromkeys((*before.names, *after.names)):
+        module, _, leaf = name.rpartition(".")
+        if leaf == "weight" and ends(module, target_modules):
+            parts[module] = cut.part(name)
+        elif name in after.homes and ends(module, modules_to_save):
+            whole[name] = np.array(after.tensor(name))
+        elif by := change(before, after, name):
+            left[name] = by
+        if progress is not None:
+            progress(name)
+    if not parts:
+        need = f"must have a weight of {shown(list(target_modules))}"
+        raise refusal(before.path, f"{need}, got {shown(list(before.names))}")
     fields = {
-        "r": rank,
-        "lora_alpha": rank if alpha is None else alpha,
         "target_modules": list(target_modules),
         "modules_to_save": list(modules_to_save) or None,
         "fan_in_fan_out": fan_in_fan_out,
     }
-    config = LoraConfig.from_fields(fields)
-    modules: dict[str, Adapter] = {}
-    spectra, shares, whole, left = {}, {}, {}, {}
-    for name in dict.fromkeys((*before.names, *after.names)):
-        module, _, leaf = name.rpartition(".")
-        if leaf == "weight" and _ends(module, target_modules):
-            cut = _cut(before, after, name, config)
-            modules[module] = _stored(cut.adapter, before.info(name).dtype)
-            spectra[module], shares[module] = cut.spectrum, cut.retained
-        elif name in after.homes and _ends(module, modules_to_save):
-            whole[name] = np.array(after.tensor(name))
-        elif change := _change(before, after, name):
-            left[name] = change
-        if progress is not None:
-            progress(name)
-    if not modules:
-        need = f"must have a weight of {shown(list(target_modules))}"
-        raise refusal(before.path, f"{need}, got {shown(list(before.names))}")
-    return Extracted(from_lora(modules, config, replaced=whole), spectra, shares, left)
+    return _finished(parts, fields | rank_fields(_each(parts, "rank"), alpha), whole, left)
 
 
-def _ends(module: str, targets: Sequence[str]) -> bool:
+def ends(module: str, targets: Sequence[str]) -> bool:
+    """Whether the path is one of `targets` or ends in one, as PEFT targets modules."""
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
-def _cut(before: Checkpoint, after: Checkpoint, name: str, config: LoraConfig) -> Truncation:
-    W, W_tuned = (_matrix(model, name) for model in (before, after))
-    if W.shape != W_tuned.shape:
-        need = f"must have the shape {list(W.shape)} that it has in {before.path}"
-        raise refusal(after.path, f"{shown(name)} {need}, got {list(W_tuned.shape)}")
-    if config.fan_in_fan_out:
-        W, W_tuned = W.T, W_tuned.T
-    return nearest(W_tuned, W, config.r, config.scale(name.rpartition(".")[0]))
+@dataclass(frozen=True, eq=False)
+class _Part:
+    adapter: LoRA
+    spectrum: np.ndarray
+    error: float
+
+    @property
+    def rank(self) -> int:
+        return int(self.adapter.A.shape[0])
+
+    @property
+    def retained(self) -> float:
+        return retained(self.spectrum, self.rank)
+
+
+def _finished(
+    parts: Mapping[str, _Part],
+    fields: Mapping[str, Any],
+    whole: Mapping[str, np.ndarray],
+    left: Mapping[str, float],
+) -> Extracted:
+    config = LoraConfig.from_fields(fields)
+    loras = {module: turned(part.adapter, config.fan_in_fan_out) for module, part in parts.items()}
+    spectra, shares, errors = (_each(parts, name) for name in ("spectrum", "retained", "error"))
+    return Extracted(from_lora(loras, config, replaced=whole), spectra, shares, errors, left)
+
+
+def _each(parts: Mapping[str, _Part], name: str) -> dict[str, Any]:
+    return {module: getattr(part, name) for module, part in parts.items()}
+
+
+class _Cut:
+    """The factors of one weight after another, by one rule for all."""
+
+    def __init__(self, before, after, turned, rank, energy, dtype, alpha):
+        if rank is None and energy is None:
+            raise ValueError("extracted: rank or energy must be given, got neither")
+        if alpha == 0:
+            need = "scale must not be zero, since the factors are √(σ/|s|)"
+            raise ValueError(f"extracted: {need}: got an alpha of 0")
+        self.before, self.after, self.turned = before, after, turned
+        self.rank, self.energy, self.dtype, self.alpha = rank, energy, dtype, alpha
+
+    def part(self, name: str) -> _Part:
+        W, W_tuned = (_matrix(model, name) for model in (self.before, self.after))
+        if W.shape != W_tuned.shape:
+            need = f"must have the shape {list(W.shape)} that it has in {self.before.path}"
+            raise refusal(self.after.path, f"{shown(name)} {need}, got {list(W_tuned.shape)}")
+        if self.turned:
+            W, W_tuned = W.T, W_tuned.T
+        most = min(W.shape) if self.rank is None else min(self.rank, *W.shape)
+        cut = nearest(W_tuned, W, most)
+        S, A, B = cut.spectrum, cut.adapter.A, cut.adapter.B
+        r = most if self.energy is None else max(1, min(most, energy_rank(S, self.energy)))
+        scale = 1.0 if self.alpha is None else float(self.alpha) / r
+        lora = _stored(A[:r], B[:, :r], scale, self._dtype(name))
+        size = float(np.linalg.norm(S))
+        B, A = (t.astype(np.float64) for t in (lora.B, lora.A))
+        apart = float(np.linalg.norm(W_tuned - W - scale * (B @ A)))
+        return _Part(lora, S, apart / size if size else 0.0)
+
+    def _dtype(self, name: str) -> DTypeLike:
+        if self.dtype is not None:
+            return self.dtype
+        return np.float64 if self.before.info(name).dtype == "F64" else np.float32
+
+
+def _stored(A: np.ndarray, B: np.ndarray, scale: float, dtype: DTypeLike) -> LoRA:
+    """The factors of a scale of 1 at this scale, shared out alike, in the type of the file."""
+    root = abs(scale) ** 0.5
+    with np.errstate(over="ignore"):  # an infinity is refused with the name of its tensor
+        A, B = (A / root).astype(dtype), (B * math.copysign(1 / root, scale)).astype(dtype)
+    return LoRA(A, B, scale)
 
 
 def _matrix(model: Checkpoint, name: str) -> np.ndarray:
     stored, info = model.tensor(name), model.info(name)
-    if len(info.shape) != 2 or info.dtype not in _FLOATS:
-        need = f"be a matrix of {', '.join(_FLOATS)} to be targeted"
+    if len(info.shape) != 2 or info.dtype not in FLOATS:
+        need = f"be a matrix of {', '.join(FLOATS)} to be targeted"
         raise refusal(model.path, f"{shown(name)} must {need}, got {info.dtype} {list(info.shape)}")
     W = stored.astype(np.float64)
     if not np.isfinite(W).all():
         raise refusal(model.path, f"{shown(name)} must be finite, has NaN or infinity")
     return W
-
-
-def _stored(adapter: LoRA, dtype: str) -> LoRA:
-    kind = np.float64 if dtype == "F64" else np.float32
-    return LoRA(adapter.A.astype(kind), adapter.B.astype(kind), adapter.scale)
-
-
-def _change(before: Checkpoint, after: Checkpoint, name: str) -> float:
-    """‖W_tuned − W‖/‖W‖, 0 if nothing changed."""
-    if name not in before.homes or name not in after.homes:
-        return float("inf")
-    W, W_tuned = before.tensor(name), after.tensor(name)
-    if W.shape != W_tuned.shape:
-        return float("inf")
-    start, end = (t.astype(np.float64).ravel() for t in (W, W_tuned))
-    if np.array_equal(start, end, equal_nan=True):
-        return 0.0
-    apart, size = float(np.linalg.norm(end - start)), float(np.linalg.norm(start))
-    return apart / size if size > 0 and np.isfinite(apart) else float("inf")

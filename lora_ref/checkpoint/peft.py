@@ -13,7 +13,7 @@ Source:  PEFT 0.21.2, peft_model.py, PeftModel.save_pretrained; the keys: `peft_
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,12 +25,12 @@ from .checkpoint import ADAPTER_FILES, ADAPTER_WEIGHTS
 from .errors import refusal, shown
 from .header import TensorSpec
 from .peft_config import CONFIG_NAME, LoraConfig
+from .peft_directory import METADATA, Renamed, Tensors, config_of, read_tensors
 from .peft_keys import parse_key
 from .peft_modules import LoraModule, read_modules
 from .peft_replaced import TokenRows, read_replaced
-from .safetensors import SafetensorsFile, pickle_refusal, write_safetensors
+from .safetensors import write_safetensors
 
-_METADATA = {"format": "pt"}
 _COMPANIONS = (*ADAPTER_FILES, "README.md", "PROVENANCE.json")
 
 
@@ -40,7 +40,8 @@ class PeftAdapter:
 
     `replaced` maps the name of a base tensor to its trained values, `tokens` are the rows that
     replace rows of an embedding, `ignored` the keys that PEFT itself does not use. `stored` maps
-    every key of the file to its values; all arrays are read-only and in their stored type.
+    every key of the file to its values; all arrays are read-only and in their stored type. `path`
+    is the file, for messages.
     """
 
     config: LoraConfig
@@ -52,34 +53,17 @@ class PeftAdapter:
     stored: Mapping[str, np.ndarray] = field(repr=False)
     specs: tuple[TensorSpec, ...] = field(repr=False)
     header: bytes | None = field(repr=False)
+    path: object = field(repr=False)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "PeftAdapter":
         """Read the adapter in `directory`."""
-        directory = Path(directory)
-        if not directory.is_dir():
-            is_there = os.path.lexists(directory)
-            got = "a file: give its directory" if is_there else "a path that does not exist"
-            raise refusal(directory, f"must be a directory with an adapter in it, got {got}")
-        config = LoraConfig.read(directory / CONFIG_NAME)
-        weights = directory / ADAPTER_WEIGHTS
-        pickle = directory / "adapter_model.bin"
-        if not os.path.lexists(weights) and os.path.lexists(pickle):
-            raise pickle_refusal(pickle)
-        file = SafetensorsFile.open(weights)
-        stored = _Renamed(file.tensor, {name: name for name in file.tensors})
-        specs = tuple(info.spec for info in file.tensors.values())
-        return assembled(config, stored, specs, file.raw_header, weights)
+        return assembled(LoraConfig.read(config_of(directory)), read_tensors(directory))
 
 
-def assembled(
-    config: LoraConfig,
-    stored: Mapping[str, np.ndarray],
-    specs: tuple[TensorSpec, ...],
-    header: bytes | None,
-    path: object,
-) -> PeftAdapter:
-    """Make the adapter of these tensors, checked against `config`; `path` is for messages."""
+def assembled(config: LoraConfig, tensors: Tensors) -> PeftAdapter:
+    """Make the adapter of these tensors, checked against `config`."""
+    stored, specs, path = tensors.stored, tensors.specs, tensors.path
     keys = {spec.name: parse_key(spec.name) for spec in specs}
     factors = {name: factor for name, factor in keys.items() if factor is not None}
     others = [name for name, factor in keys.items() if factor is None]
@@ -94,11 +78,12 @@ def assembled(
     by_name = {spec.name: spec for spec in specs}
     modules = read_modules(config, factors, by_name, stored, path)
     found = read_replaced(config, others, modules, by_name, stored, path)
-    replaced = _Renamed(stored.__getitem__, found.tensors)
+    replaced = Renamed(stored.__getitem__, found.tensors)
     [infix] = infixes
     return PeftAdapter(
-        config, modules, replaced, found.tokens, found.ignored, infix, stored, specs, header
-    )
+        config, modules, replaced, found.tokens, found.ignored, infix, stored, specs,
+        tensors.header, path,
+    )  # fmt: skip
 
 
 class Written(Protocol):
@@ -140,34 +125,18 @@ def write_adapter(
     if overwrite and os.path.lexists(directory):
         refuse_foreign(directory)
     given = [(spec, adapter.stored[spec.name]) for spec in adapter.specs]
-    metadata = _METADATA if adapter.header is None else None
+    metadata = METADATA if adapter.header is None else None
     with new_directory(directory, overwrite=overwrite) as partial:
         (partial / CONFIG_NAME).write_bytes(adapter.config.text)
         write_safetensors(partial / ADAPTER_WEIGHTS, given, metadata, header=adapter.header)
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Refuses to overwrite a directory that holds anything but an adapter's own files."""
+    """Refuse to overwrite a directory that holds anything but an adapter's own files."""
     if not directory.is_dir() or directory.is_symlink():
         raise refusal(directory, "must be a directory to be overwritten by one, got something else")
-    own = {e.name for e in directory.iterdir() if e.name in _COMPANIONS and not e.is_dir()}
-    foreign = sorted({e.name for e in directory.iterdir()} - own)
-    if foreign:
+    names = {entry.name for entry in directory.iterdir()}
+    own = {name for name in names.intersection(_COMPANIONS) if not (directory / name).is_dir()}
+    if names != own or (names and CONFIG_NAME not in names):
         problem = "must hold an adapter and nothing else to be overwritten"
-        raise refusal(directory, f"{problem}, got {shown(foreign)}")
-
-
-class _Renamed(Mapping[str, np.ndarray]):
-    """Arrays under other names than those they are looked up by, each looked up when asked for."""
-
-    def __init__(self, look_up, names):
-        self._look_up, self._names = look_up, names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._look_up(self._names[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        raise refusal(directory, f"{problem}, got {shown(sorted(names - own or names))}")

@@ -4,181 +4,168 @@
     base_model.model.PATH.lora_E    λ (r, 1)
     base_model.model.PATH.lora_B    P (m, r), none of them with a .weight
 
-    {"peft_type": "ADALORA", "init_r": 12, "lora_alpha": 32, "total_step": 1000,
-     "rank_pattern": {"PATH.lora_E": [true, false, ...]}}
-
-rank_pattern is the mask of the last allocation, one flag for each of the init_r triplets; the file
-then has only those that are true. It is no pattern of names and ranks, as LoRA's field of that name
-is. The scale is α/(init_r + 10⁻⁵) for every layer whatever its mask.
+r is init_r, or how many flags of the module's mask are true: see `adalora_config`.
 
 Errors:  CheckpointError, one line, for everything that is wrong with a directory; ValueError and
-         TypeError where `write_adalora` is given what has no place in the layout
-Limits:  the whole of PEFT's other LoRA settings is checked, but r, use_rslora and alpha_pattern say
-         nothing here: PEFT's AdaLoRA does not read them. A convolution's factors are those of its
-         weight as a matrix (m, n·kernel) and need `AdaConvLoRA` around them. lora_alpha ≤ 0 with a
-         mask is refused: PEFT reloads it with another scale than it was trained with
-Source:  PEFT 0.21.2, tuners/adalora/model.py, resize_state_dict_by_rank_pattern,
-         resize_modules_by_rank_pattern; tuners/adalora/config.py
+         TypeError where `from_adalora` is given what has no place in the layout
+Limits:  a convolution's factors are those of its weight as a matrix (m, n·kernel) and need
+         `AdaConvLoRA` around them
+Source:  PEFT 0.21.2, tuners/adalora/model.py, resize_state_dict_by_rank_pattern
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..adapters.adalora import AdaLoRA, peft_scaling
+from ..adapters.adalora import AdaLoRA
+from ..adapters.base import Adapter
 from ..rank.allocation.mask import kept
-from .atomic import new_directory
-from .checkpoint import ADAPTER_WEIGHTS
-from .dtypes import dtype_name
+from .adalora_config import AdaLoraConfig
+from .config_fields import text_of
 from .errors import refusal, shown
 from .header import TensorSpec
-from .peft import refuse_foreign
-from .peft_config import CONFIG_NAME, LoraConfig
-from .peft_keys import NESTED, PREFIX
-from .peft_modules import Kind, LoraModule, check_values
-from .peft_replaced import read_replaced
-from .safetensors import SafetensorsFile, write_safetensors
-from .strict_json import parse_object, read_file
+from .inputs_first import check_turned, inside, turned
+from .peft import write_adapter
+from .peft_directory import Tensors, laid_out, read_fields, read_only, read_tensors
+from .peft_keys import PREFIX
+from .peft_modules import check_values
+from .peft_replaced import Place, key_of, read_replaced
 
 _SLOTS = {"lora_A": "Q", "lora_E": "lam", "lora_B": "P"}
 
 
 @dataclass(frozen=True, eq=False)
 class PeftAdaLoRA:
-    """The adapters of a file by the paths of their modules, its mask, and what it replaces.
+    """The adapters of a file by the paths of their modules, and what it replaces.
 
-    `mask` has the flags of rank_pattern by path, or is None. `fields` is the whole configuration.
+    A module is in `FanInFanOut` where the configuration says so, see `inputs_first`. `stored` maps
+    every key of the file to its values, read-only and in their stored type.
     """
 
-    adapters: Mapping[str, AdaLoRA]
-    mask: Mapping[str, np.ndarray] | None
+    config: AdaLoraConfig
+    adapters: Mapping[str, Adapter]
     replaced: Mapping[str, np.ndarray]
-    fields: Mapping[str, Any] = field(repr=False)
+    stored: Mapping[str, np.ndarray] = field(repr=False)
+    specs: tuple[TensorSpec, ...] = field(repr=False)
+    header: bytes | None = field(repr=False)
+
+    @property
+    def mask(self) -> Mapping[str, np.ndarray] | None:
+        """The flags of rank_pattern by path, or None."""
+        return self.config.mask
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The whole configuration."""
+        return self.config.raw
 
 
 def read_adalora(directory: str | os.PathLike[str]) -> PeftAdaLoRA:
     """Read the AdaLoRA adapter in `directory`."""
-    at, weights = Path(directory) / CONFIG_NAME, Path(directory) / ADAPTER_WEIGHTS
-    fields = parse_object(read_file(at), at, "the file")
-    rank, alpha, mask = _settings(fields, at)
-    file = SafetensorsFile.open(weights)
-    stored = {name: file.tensor(name) for name in file.tensors}
-    specs = {name: info.spec for name, info in file.tensors.items()}
-    found, others = _by_path(specs)
-    if mask is not None and mask.keys() != found.keys():
-        got = f"{shown(sorted(mask))} and {shown(sorted(found))}"
-        raise refusal(weights, f"modules must be those of rank_pattern, got {got}")
-    adapters, scale = {}, peft_scaling(alpha, rank)
-    for path, names in found.items():
-        kept_rank = rank if mask is None else int(mask[path].sum())
-        _check_module(path, names, specs, stored, kept_rank, weights)
-        P, lam, Q = (stored[names[slot]] for slot in ("P", "lam", "Q"))
-        adapters[path] = AdaLoRA(P, lam[:, 0], Q, scale)
-    config, modules = _as_lora(fields), _modules(found, rank, alpha, scale, stored)
-    replaced = read_replaced(config, others, modules, specs, stored, weights)
-    tensors = {target: stored[name] for target, name in replaced.tensors.items()}
-    if replaced.tokens:
-        raise refusal(weights, "must not replace rows of an embedding, which AdaLoRA cannot")
-    return PeftAdaLoRA(adapters, mask, tensors, fields)
+    path, text, fields = read_fields(directory)
+    return _assembled(AdaLoraConfig.of(fields, text, path), read_tensors(directory))
+
+
+def from_adalora(
+    adapters: Mapping[str, Adapter],
+    fields: Mapping[str, Any],
+    mask: Mapping[str, np.ndarray] | None = None,
+    *,
+    replaced: Mapping[str, np.ndarray] | None = None,
+) -> PeftAdaLoRA:
+    """Lay out `adapters` as PEFT saves them with the settings `fields`; `mask` removes triplets.
+
+    Adapters of a rank that is their mask's count, as `read_adalora` gives them, stay as they are.
+    `fields` needs init_r, lora_alpha and total_step; its rank_pattern, if any, gives way to `mask`.
+    `replaced` has base tensors (modules_to_save, biases) under their own names.
+    """
+    if mask is not None and mask.keys() != adapters.keys():
+        got = f"{shown(sorted(mask))} and {shown(sorted(adapters))}"
+        raise ValueError(f"from_adalora: mask must be of the modules of adapters, got {got}")
+    if type(fields.get("total_step")) is not int or fields["total_step"] < 1:
+        got = shown(fields.get("total_step"))
+        raise ValueError(f"from_adalora: total_step of fields must be at least 1, got {got}")
+    fields = {**fields, "peft_type": "ADALORA", "rank_pattern": _pattern(mask)}
+    config = AdaLoraConfig.of(fields, text_of(fields))
+    arrays: dict[str, Any] = {}
+    for path, adapter in adapters.items():
+        small = _resized(path, inside(adapter), config)
+        slots = {"lora_A": small.Q, "lora_E": small.lam[:, None], "lora_B": small.P}
+        arrays |= {f"{PREFIX}{path}.{slot}": t for slot, t in slots.items()}
+    arrays |= {key_of(name, adapters): t for name, t in (replaced or {}).items()}
+    made = _assembled(config, laid_out(read_only(arrays), "from_adalora"))
+    for path, adapter in adapters.items():
+        check_turned("from_adalora", path, adapter, config.lora.fan_in_fan_out)
+    return made
 
 
 def write_adalora(
     directory: str | os.PathLike[str],
-    adapters: Mapping[str, AdaLoRA],
+    adapters: Mapping[str, Adapter],
     fields: Mapping[str, Any],
     mask: Mapping[str, np.ndarray] | None = None,
     *,
     replaced: Mapping[str, np.ndarray] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write `adapters` as PEFT saves them with the settings `fields`; `mask` removes triplets.
-
-    Adapters of a rank that is their mask's count, as `read_adalora` gives them, stay as they are.
-    `fields` needs init_r, lora_alpha and total_step; its rank_pattern, if any, gives way to `mask`.
-    `replaced` has base tensors (modules_to_save, biases) under their own names.
-    """
-    pattern = None if mask is None else {f"{p}.lora_E": _flags(mask[p]) for p in sorted(adapters)}
-    fields = {**fields, "peft_type": "ADALORA", "rank_pattern": pattern}
-    rank, alpha, checked = _settings(fields, CONFIG_NAME)
-    if type(fields.get("total_step")) is not int or fields["total_step"] < 1:
-        got = shown(fields.get("total_step"))
-        raise ValueError(f"write_adalora: total_step of fields must be at least 1, got {got}")
-    tensors: dict[str, np.ndarray] = {}
-    for path, adapter in adapters.items():
-        small = _resized(path, adapter, rank, alpha, checked)
-        arrays = {"lora_A": small.Q, "lora_E": small.lam[:, None], "lora_B": small.P}
-        for slot, t in arrays.items():
-            tensors[f"{PREFIX}{path}.{slot}"] = np.ascontiguousarray(t)
-    for name, t in (replaced or {}).items():
-        path, _, leaf = name.rpartition(".")
-        place = f"{path}.{NESTED}.{leaf}" if path in adapters else name
-        tensors[PREFIX + place] = np.ascontiguousarray(t)
-    given = [(TensorSpec(n, dtype_name(t.dtype), t.shape), t) for n, t in tensors.items()]
-    directory = Path(directory)
-    if overwrite and os.path.lexists(directory):
-        refuse_foreign(directory)
-    with new_directory(directory, overwrite=overwrite) as partial:
-        text = json.dumps(fields, indent=2, sort_keys=True)
-        (partial / CONFIG_NAME).write_text(text)
-        write_safetensors(partial / ADAPTER_WEIGHTS, given, {"format": "pt"})
+    """Write what `from_adalora` lays out, as `write_adapter` does."""
+    made = from_adalora(adapters, fields, mask, replaced=replaced)
+    write_adapter(directory, made, overwrite)
 
 
-def _flags(mask):
-    return [bool(stay) for stay in mask]
+def _pattern(mask):
+    if mask is None:
+        return None
+    flags = {f"{path}.lora_E": [bool(stay) for stay in mask[path]] for path in mask}
+    return dict(sorted(flags.items()))
 
 
-def _resized(path, adapter, rank, alpha, mask):
+def _resized(path, adapter, config):
     if not isinstance(adapter, AdaLoRA):
         raise TypeError(
-            f"write_adalora: the adapter at {path} must be AdaLoRA, got {type(adapter).__name__}"
+            f"from_adalora: the adapter at {path} must be AdaLoRA, got {type(adapter).__name__}"
         )
-    scale = peft_scaling(alpha, rank)
-    if not math.isclose(adapter.scale, scale, rel_tol=1e-12):
+    if not math.isclose(adapter.scale, config.scale, rel_tol=1e-12):
         raise ValueError(
-            f"write_adalora: the scale of {path} must be {scale}, as fields give it from "
+            f"from_adalora: the scale of {path} must be {config.scale}, as fields give it from "
             f"lora_alpha and init_r, got {adapter.scale}"
         )
-    present = adapter.lam.shape[0]
-    small = rank if mask is None else int(mask[path].sum())
-    if present not in (rank, small):
+    present, small = adapter.lam.shape[0], config.rank(path)
+    if present not in (config.init_r, small):
         raise ValueError(
-            f"write_adalora: the rank of {path} must be init_r = {rank} or the {small} triplets of "
-            f"mask, got {present}"
+            f"from_adalora: the rank of {path} must be init_r = {config.init_r} or the {small} "
+            f"triplets of mask, got {present}"
         )
-    return adapter if present == small else kept(adapter, mask[path])
+    return adapter if present == small else kept(adapter, config.mask[path])
 
 
-def _settings(fields, path):
-    if fields.get("peft_type") != "ADALORA":
-        raise refusal(path, f"peft_type must be 'ADALORA', got {shown(fields.get('peft_type'))}")
-    _as_lora(fields)  # checks what both methods have
-    rank, alpha = fields.get("init_r", 12), fields.get("lora_alpha", 8)
-    if type(rank) is not int or rank < 1:
-        raise refusal(path, f"init_r must be an integer of at least 1, got {shown(rank)}")
-    pattern = fields.get("rank_pattern")
-    if pattern is None:
-        return rank, alpha, None
-    if not isinstance(pattern, dict) or not all(_is_flags(v, rank) for v in pattern.values()):
-        need = f"an object of lists of init_r = {rank} flags"
-        raise refusal(path, f"rank_pattern must be {need}, got {shown(pattern)}")
-    if alpha <= 0:
-        raise refusal(path, f"lora_alpha must be above 0 where there is a mask, got {shown(alpha)}")
-    return rank, alpha, {n.removesuffix(".lora_E"): np.array(v, bool) for n, v in pattern.items()}
-
-
-def _is_flags(value, rank):
-    return isinstance(value, list) and len(value) == rank and {type(v) for v in value} == {bool}
-
-
-def _as_lora(fields):
-    """The settings that AdaLoRA inherits from LoRA."""
-    return LoraConfig.from_fields({**fields, "peft_type": "LORA", "rank_pattern": None})
+def _assembled(config: AdaLoraConfig, tensors: Tensors) -> PeftAdaLoRA:
+    """The adapter of these tensors, checked."""
+    stored, weights = tensors.stored, tensors.path
+    specs = {spec.name: spec for spec in tensors.specs}
+    found, others = _by_path(specs)
+    if not found:
+        need = f"must hold keys such as {PREFIX}PATH.lora_A"
+        raise refusal(weights, f"{need}, got {shown(list(specs))}")
+    if config.mask is not None and config.mask.keys() != found.keys():
+        got = f"{shown(sorted(config.mask))} and {shown(sorted(found))}"
+        raise refusal(weights, f"modules must be those of rank_pattern, got {got}")
+    adapters = {}
+    for path, names in found.items():
+        _check_module(path, names, specs, stored, config.rank(path), weights)
+        P, lam, Q = (stored[names[slot]] for slot in ("P", "lam", "Q"))
+        adapter = AdaLoRA(P, lam[:, 0], Q, config.scale)
+        adapters[path] = turned(adapter, config.lora.fan_in_fan_out)
+    places = tuple(Place(path) for path in found)
+    replaced = read_replaced(config.lora, others, places, specs, stored, weights)
+    if replaced.tokens:
+        raise refusal(weights, "must not replace rows of an embedding, which AdaLoRA cannot")
+    base = {target: stored[name] for target, name in replaced.tensors.items()}
+    return PeftAdaLoRA(config, adapters, base, stored, tensors.specs, tensors.header)
 
 
 def _by_path(specs):
@@ -201,20 +188,3 @@ def _check_module(path, names, specs, stored, rank, weights):
     if not fits or (shapes["Q"][0], *shapes["lam"], shapes["P"][1]) != (rank, rank, 1, rank):
         need = f"lora_A ({rank}, n), lora_E ({rank}, 1) and lora_B (m, {rank})"
         raise refusal(weights, f"module {shown(path)} must have {need}, got {shown(shapes)}")
-
-
-def _modules(found, rank, alpha, scale, stored):
-    return tuple(
-        LoraModule(
-            path,
-            path,
-            Kind.LINEAR,
-            (f"{path}.weight",),
-            rank,
-            alpha,
-            scale,
-            (names["Q"], names["P"], None),
-            stored,
-        )
-        for path, names in found.items()
-    )

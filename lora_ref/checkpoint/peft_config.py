@@ -15,7 +15,6 @@ Source:  PEFT 0.21.2, tuners/lora/config.py, LoraConfig; tuners/lora/model.py,
          LoraModel._create_and_replace; config.py, PeftConfigMixin.save_pretrained
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -36,6 +35,7 @@ from .config_fields import (
     is_rank,
     is_text,
     matching_key,
+    text_of,
 )
 from .errors import CheckpointError, refusal, shown
 from .patterns import compiled
@@ -52,6 +52,7 @@ _OTHER_MAPS = {
 }
 _BASE_CHANGING = re.compile(r"pissa(_niter_\d+)?|olora|corda|loftq|lora_ga")
 _INITIAL = re.compile(rf"gaussian|eva|orthogonal|mica|{_BASE_CHANGING.pattern}")
+_ELSEWHERE = "; lora_ref.checkpoint.tuners.open_adapter reads adapters of other methods"
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,17 @@ class LoraConfig:
         """Read the file `path`."""
         path = Path(path)
         text = read_file(path)
-        return _checked(parse_object(text, path, "the file"), text, path)
+        return _checked(parse_object(text, path, "the file"), text, path, _ELSEWHERE)
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> "LoraConfig":
-        """Check the fields of a configuration that is in no file yet; peft_type may be left out."""
-        fields = {"peft_type": "LORA", **fields}
-        try:
-            # As PEFT sorts them, but for patterns: the first one that fits a module counts.
-            text = json.dumps({n: fields[n] for n in sorted(fields)}, indent=2).encode()
-        except (TypeError, ValueError) as error:
-            raise refusal(CONFIG_NAME, f"must be JSON: {error}") from None
+    def from_fields(cls, fields: Mapping[str, Any], path: object = CONFIG_NAME) -> "LoraConfig":
+        """Check the fields of a configuration that is in no file yet; peft_type may be left out.
+
+        `path` is what they came from, for messages.
+        """
+        text = text_of({"peft_type": "LORA", **fields}, path)
         # Parsed again: what is checked is what will be read, keys in the order of the file.
-        return _checked(parse_object(text, CONFIG_NAME, "the file"), text, CONFIG_NAME)
+        return _checked(parse_object(text, path, "the file"), text, path)
 
     @property
     def base_is_changed(self) -> bool:
@@ -164,14 +163,15 @@ _FIELDS = {
 }
 
 
-def _checked(raw, text, path):
+def _checked(raw, text, path, elsewhere=""):
     if raw.get("peft_type") != "LORA":
         got = shown(raw.get("peft_type"))
-        raise refusal(path, f"peft_type must be 'LORA', the one this version verifies, got {got}")
+        raise refusal(path, f"peft_type must be 'LORA', got {got}{elsewhere}")
     for name, what in _OTHER_MAPS.items():
         if raw.get(name) not in (None, False, []):
             problem = f"{name} asks for {what}, which is not LoRA's W + s B A"
-            raise refusal(path, f"{problem}: must be unset, got {shown(raw[name])}")
+            hint = elsewhere if name == "use_dora" else ""
+            raise refusal(path, f"{problem}: must be unset, got {shown(raw[name])}{hint}")
     values = {name: field_value(raw, name, known, path) for name, known in _FIELDS.items()}
     for name in ("rank_pattern", "alpha_pattern"):
         for pattern in values[name]:

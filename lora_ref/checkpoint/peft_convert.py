@@ -7,16 +7,18 @@
     convolution            ConvLoRA           A (r, n, *kernel), B (m, r/g, 1, ...), only B grouped
     parameter, E experts   ExpertLoRA         A (E·r, n) expert slowest, B (m, r·E) expert fastest
 
-A weight that the base stores inputs first takes `FanInFanOut` around the adapter; PEFT's file is
-the same with and without.
+Around the adapter of a linear layer is `FanInFanOut` where the configuration says so, see
+`inputs_first`. It says nothing of parameters: whose base stores them inputs first must wrap theirs.
 
 Errors:  TypeError for an adapter that PEFT's LoRA has no layout for; ValueError where an adapter's
-         scale is not the one its configuration gives, or a convolution comes without its geometry
+         scale or orientation is not the one its configuration gives, or a convolution comes
+         without its geometry
 Source:  PEFT 0.21.2, tuners/lora/layer.py
 """
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,21 +26,20 @@ from ..adapters.base import Adapter
 from ..adapters.conv import ConvLoRA, peft_grouped
 from ..adapters.embedding import EmbeddingLoRA
 from ..adapters.experts import ExpertLoRA, from_peft, to_peft
-from ..adapters.fan_in_fan_out import FanInFanOut
 from ..adapters.lora import LoRA
 from ..adapters.lora_bias import BiasedLoRA
 from ..layers.convolution import Geometry, ungrouped
-from .dtypes import dtype_name
-from .header import TensorSpec, build_header, parse_header
+from .inputs_first import check_turned, inside, turned
 from .peft import PeftAdapter, assembled
 from .peft_config import LoraConfig
+from .peft_directory import laid_out, read_only
 from .peft_keys import NESTED, PREFIX
 from .peft_modules import Kind, LoraModule
-from .peft_replaced import TOKENS
+from .peft_replaced import TOKENS, key_of
 
 
 def to_lora(module: LoraModule, geometry: Geometry | None = None) -> Adapter:
-    """Return the adapter that `module` holds, in the type of its values.
+    """Return the adapter that `module` holds, in the type of its values, in FanInFanOut or not.
 
     A convolution needs the `geometry` of its base layer. A parameter of one expert is taken for a
     matrix; a stack of one needs `from_peft(module.A, module.B, 1, module.scale)`.
@@ -51,7 +52,8 @@ def to_lora(module: LoraModule, geometry: Geometry | None = None) -> Adapter:
     if module.kind is Kind.PARAMETER and A.shape[0] > module.rank:
         return from_peft(A, B, A.shape[0] // module.rank, s)
     lora: LoRA | ConvLoRA = LoRA(A, B, s) if A.ndim == 2 else _convolution(module, A, B, geometry)
-    return lora if module.beta is None else BiasedLoRA(lora, module.beta)
+    adapter = lora if module.beta is None else BiasedLoRA(lora, module.beta)
+    return turned(adapter, module.fan_in_fan_out)
 
 
 def from_lora(
@@ -75,19 +77,11 @@ def from_lora(
     places = _places(modules)
     for path, adapter in modules.items():
         stored.update(_factors(PREFIX + places[path], adapter))
-    for name, values in (replaced or {}).items():
-        module, _, leaf = name.rpartition(".")
-        stored[f"{PREFIX}{module}.{NESTED}.{leaf}" if module in modules else PREFIX + name] = values
+    stored |= {key_of(name, modules): t for name, t in (replaced or {}).items()}
     for path, rows in (tokens or {}).items():
         stored[f"{PREFIX}{path}.token_adapter.{TOKENS}"] = rows
-    arrays = {name: _read_only(values) for name, values in stored.items()}
-    announced = [TensorSpec(name, dtype_name(t.dtype), t.shape) for name, t in arrays.items()]
-    # The order of the file, so that reading back what was written gives the modules in this order.
-    header = build_header(announced, {"format": "pt"})
-    _, infos = parse_header(header, sum(spec.nbytes for spec in announced), "from_lora")
-    specs = tuple(info.spec for info in infos.values())
-    made = assembled(config, arrays, specs, header, "from_lora")
-    _check_scales(made, modules, places)
+    made = assembled(config, laid_out(read_only(stored), "from_lora"))
+    _check_same(made, modules, places)
     return made
 
 
@@ -111,7 +105,7 @@ def _places(modules):
     places: dict[str, str] = {}
     owners: dict[str, list[str]] = {}
     for path, adapter in modules.items():
-        if isinstance(_inside(adapter), ExpertLoRA):
+        if isinstance(inside(adapter), ExpertLoRA):
             owner = path.rpartition(".")[0]
             owners.setdefault(owner, []).append(path)
         else:
@@ -122,12 +116,8 @@ def _places(modules):
     return places
 
 
-def _inside(adapter):
-    return adapter.inner if isinstance(adapter, FanInFanOut) else adapter
-
-
 def _factors(place, adapter):
-    adapter = _inside(adapter)
+    adapter = inside(adapter)
     if isinstance(adapter, EmbeddingLoRA):
         return {f"{place}.lora_embedding_A": adapter.A, f"{place}.lora_embedding_B": adapter.B}
     beta = {}
@@ -148,19 +138,17 @@ def _factors(place, adapter):
     return {f"{place}.lora_A.weight": A, **beta, f"{place}.lora_B.weight": B}
 
 
-def _check_scales(made, modules, places):
-    scales = {module.place: module.scale for module in made.modules}
+def _check_same(made, modules, places):
+    """Refuse a configuration under which the file would be read as other adapters."""
+    read = {module.place: module for module in made.modules}
     for path, adapter in modules.items():
-        inside = _inside(adapter)
-        given = (inside.lora if isinstance(inside, BiasedLoRA) else inside).scale
-        if not math.isclose(given, scales[places[path]], rel_tol=1e-12):
+        module = read[places[path]]
+        inner: Any = inside(adapter)
+        given = (inner.lora if isinstance(inner, BiasedLoRA) else inner).scale
+        if not math.isclose(given, module.scale, rel_tol=1e-12):
             raise ValueError(
-                f"from_lora: the scale of {path} must be {scales[places[path]]}, as config gives "
+                f"from_lora: the scale of {path} must be {module.scale}, as config gives "
                 f"it from alpha and rank, got {given}"
             )
-
-
-def _read_only(values):
-    array = np.array(values)
-    array.setflags(write=False)
-    return array
+        if module.kind is not Kind.PARAMETER:
+            check_turned("from_lora", path, adapter, module.fan_in_fan_out)

@@ -17,12 +17,10 @@ Source:  PEFT 0.21.2, tuners/lora/model.py, LoraModel._get_adapter_state_dict an
          _remap_adapter_state_dict_for_load; tuners/lora/dora.py for the shapes
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,17 +34,16 @@ from ..adapters.embedding import EmbeddingLoRA
 from ..adapters.fan_in_fan_out import FanInFanOut
 from ..adapters.lora import LoRA
 from ..layers.convolution import Geometry
-from .checkpoint import ADAPTER_WEIGHTS
-from .dtypes import dtype_name
+from .config_fields import CONFIG_NAME, text_of
 from .errors import refusal, shown
-from .header import TensorSpec, build_header, parse_header
+from .header import TensorSpec
+from .inputs_first import turned
 from .peft import PeftAdapter, assembled
-from .peft_config import CONFIG_NAME, LoraConfig
+from .peft_config import LoraConfig
 from .peft_convert import from_lora, to_lora
+from .peft_directory import Tensors, laid_out, read_fields, read_only, read_tensors
 from .peft_keys import PREFIX
 from .peft_modules import Kind, LoraModule, check_values
-from .safetensors import SafetensorsFile
-from .strict_json import parse_object, read_file
 
 _MAGNITUDE = re.compile(
     rf"{re.escape(PREFIX)}(?P<place>.+)\.lora_magnitude_vector(\.[^.]+(\.weight)?)?", re.DOTALL
@@ -61,11 +58,11 @@ class DoraConfig:
     text: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any], text: bytes) -> "DoraConfig":
-        """Check the fields as LoRA's, apart from use_dora."""
+    def of(cls, fields: Mapping[str, Any], text: bytes, path: object = CONFIG_NAME) -> "DoraConfig":
+        """Check the fields as LoRA's, apart from use_dora; `path` is for messages."""
         if fields.get("lora_bias"):
-            raise refusal(CONFIG_NAME, "lora_bias must be unset beside use_dora, got true")
-        return cls(LoraConfig.from_fields({**fields, "use_dora": False}), text)
+            raise refusal(path, "lora_bias must be unset beside use_dora, got true")
+        return cls(LoraConfig.from_fields({**fields, "use_dora": False}, path), text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,26 +80,22 @@ class PeftDoRA:
     header: bytes | None = field(repr=False)
 
     def adapter(self, module: LoraModule, geometry: Geometry | None = None) -> Adapter:
-        """The adapter of one of `factors.modules`; a convolution needs its `geometry`."""
+        """The adapter of one of `factors.modules`, as `to_lora` gives that of a LoRA."""
         m, lora = self.magnitudes[module.place], to_lora(module, geometry)
         if isinstance(lora, EmbeddingLoRA):
             return EmbeddingDoRA(lora, m, detach_norm=True)
         if isinstance(lora, ConvLoRA):
             return ConvDoRA(lora, m, detach_norm=True)
-        return DoRA(module.A, module.B, m, module.scale, detach_norm=True)
+        dora = DoRA(module.A, module.B, m, module.scale, detach_norm=True)
+        return turned(dora, module.fan_in_fan_out)
 
 
 def open_dora(directory: str | os.PathLike[str]) -> PeftDoRA:
     """Read the DoRA adapter in `directory`."""
-    at, weights = Path(directory) / CONFIG_NAME, Path(directory) / ADAPTER_WEIGHTS
-    text = read_file(at)
-    fields = parse_object(text, at, "the file")
+    path, text, fields = read_fields(directory)
     if fields.get("use_dora") is not True:
-        raise refusal(at, f"use_dora must be true, got {shown(fields.get('use_dora'))}")
-    file = SafetensorsFile.open(weights)
-    stored = {name: file.tensor(name) for name in file.tensors}
-    specs = tuple(info.spec for info in file.tensors.values())
-    return _assembled(DoraConfig.of(fields, text), stored, specs, file.raw_header, weights)
+        raise refusal(path, f"use_dora must be true, got {shown(fields.get('use_dora'))}")
+    return _assembled(DoraConfig.of(fields, text, path), read_tensors(directory))
 
 
 def from_dora(
@@ -114,40 +107,37 @@ def from_dora(
 ) -> PeftDoRA:
     """Lay out `modules`, a path each with its DoRA, as PEFT saves them; see `from_lora`."""
     fields = {"peft_type": "LORA", **fields, "use_dora": True}
-    config = DoraConfig.of(fields, json.dumps(fields, indent=2, sort_keys=True).encode())
-    inside = {path: _taken_apart(path, adapter) for path, adapter in modules.items()}
-    loras = {path: lora for path, (lora, _) in inside.items()}
+    config = DoraConfig.of(fields, text_of(fields))
+    parts = {path: _taken_apart(path, adapter) for path, adapter in modules.items()}
+    loras = {path: lora for path, (lora, _) in parts.items()}
     made = from_lora(loras, config.lora, replaced=replaced, tokens=tokens)
-    arrays = dict(made.stored)
-    for path, (_, m) in inside.items():
-        own = np.array(m)
-        own.setflags(write=False)
-        arrays[f"{PREFIX}{path}.lora_magnitude_vector"] = own
-    announced = [TensorSpec(name, dtype_name(t.dtype), t.shape) for name, t in arrays.items()]
-    header = build_header(announced, {"format": "pt"})
-    _, infos = parse_header(header, sum(spec.nbytes for spec in announced), "from_dora")
-    specs = tuple(info.spec for info in infos.values())
-    return _assembled(config, arrays, specs, header, "from_dora")
+    m = {f"{PREFIX}{path}.lora_magnitude_vector": m for path, (_, m) in parts.items()}
+    return _assembled(config, laid_out({**made.stored, **read_only(m)}, "from_dora"))
 
 
-def _assembled(config, stored, specs, header, path):
+def _assembled(config, tensors):
+    stored, specs, path = tensors.stored, tensors.specs, tensors.path
     keys = {spec.name: _MAGNITUDE.fullmatch(spec.name) for spec in specs}
     factors = tuple(spec for spec in specs if keys[spec.name] is None)
     rest = {spec.name: stored[spec.name] for spec in factors}
-    inside = assembled(config.lora, rest, factors, None, path)
-    names = {found["place"]: name for name, found in keys.items() if found is not None}
-    places = [module.place for module in inside.modules]
+    lora = assembled(config.lora, Tensors(rest, factors, None, path))
+    names: dict[str, str] = {}
+    for name, found in keys.items():
+        if found is not None and (other := names.setdefault(found["place"], name)) != name:
+            need = f"one lora_magnitude_vector for {shown(found['place'])}"
+            raise refusal(path, f"must hold {need}, got {shown([other, name])}")
+    places = [module.place for module in lora.modules]
     if sorted(names) != sorted(places):
         need = f"lora_magnitude_vector for the modules {shown(sorted(places))}"
         raise refusal(path, f"must hold {need}, got {shown(sorted(names))}")
     by_name = {spec.name: spec for spec in specs}
     magnitudes = {}
-    for module in inside.modules:
+    for module in lora.modules:
         name = names[module.place]
         check_values(by_name[name], stored, path)
         _check_shape(module, name, by_name[name].shape, path)
         magnitudes[module.place] = stored[name].reshape(-1)
-    return PeftDoRA(config, inside, magnitudes, stored, specs, header)
+    return PeftDoRA(config, lora, magnitudes, stored, specs, tensors.header)
 
 
 def _check_shape(module, name, shape, path):
@@ -165,7 +155,9 @@ def _check_shape(module, name, shape, path):
 
 def _taken_apart(path, adapter):
     """The LoRA inside, and the magnitudes in the shape of PEFT's file."""
-    adapter = adapter.inner if isinstance(adapter, FanInFanOut) else adapter
+    if isinstance(adapter, FanInFanOut):
+        lora, m = _taken_apart(path, adapter.inner)
+        return FanInFanOut(lora), m
     if isinstance(adapter, DoRA):
         return LoRA(adapter.A, adapter.B, adapter.scale), adapter.m
     if isinstance(adapter, EmbeddingDoRA):

@@ -50,6 +50,7 @@ class LoraModule:
     `path` is the module's name in the base model, `place` the same with every `base_layer`, which
     alone tells the parameters of one module apart. `targets` are the base tensors the factors may
     belong to: one, but for a Kind.PARAMETER of a module of which several are targeted.
+    `fan_in_fan_out` is what the configuration says of linear layers, see `peft_convert`.
     """
 
     path: str
@@ -61,6 +62,7 @@ class LoraModule:
     scale: float
     names: tuple[str, str, str | None]
     stored: Mapping[str, np.ndarray] = field(repr=False)
+    fan_in_fan_out: bool = False
 
     @property
     def A(self) -> np.ndarray:  # noqa: N802
@@ -138,7 +140,8 @@ class _Reader:
         rank, alpha, scale = config.rank(key), config.alpha(key), config.scale(key)
         self._check_shapes(place, kind, key, *(self.specs[name].shape for name in names[:2]))
         self._check_beta(place, kind, names)
-        return LoraModule(path, place, kind, targets, rank, alpha, scale, names, stored)
+        turned = kind is Kind.LINEAR and config.fan_in_fan_out
+        return LoraModule(path, place, kind, targets, rank, alpha, scale, names, stored, turned)
 
     def _kind(self, place, path, name):
         axes = len(self.specs[name].shape)

@@ -20,7 +20,7 @@ Source:  PEFT 0.21.2, utils/save_and_load.py, get_peft_model_state_dict; utils/o
          BaseTuner._get_learnable_bias_state_dict
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -66,6 +66,13 @@ class Placed(Protocol):
         """Its name in PEFT's model."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A module that has factors, of which nothing else matters here."""
+
+    place: str
+
+
 @dataclass(frozen=True, eq=False)
 class TokenRows:
     """Rows that replace the rows `indices` of the base tensor `target`; mapped when asked for."""
@@ -87,6 +94,12 @@ class Replaced:
     tensors: dict[str, str]
     tokens: tuple[TokenRows, ...]
     ignored: tuple[str, ...]
+
+
+def key_of(name: str, adapted: Container[str]) -> str:
+    """The key of the base tensor `name`, where the modules `adapted` have factors."""
+    owner, _, leaf = name.rpartition(".")
+    return f"{PREFIX}{owner}.{NESTED}.{leaf}" if owner in adapted else PREFIX + name
 
 
 def read_replaced(

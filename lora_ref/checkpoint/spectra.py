@@ -5,12 +5,15 @@
     parameter, E experts     a pair for each expert: PATH[0], PATH[1], ...
 
 Units:   float64, whatever the file's type: a stored factor is exact there
+Errors:  CheckpointError, one line that names file and module, for an update whose singular values
+         float64 cannot hold
 Limits:  the spectrum of an embedding's update is that of its transpose, hence the same; what the
          file replaces whole (modules_to_save, biases, token rows) has none
 Source:  PEFT 0.21.2, tuners/lora/layer.py; the layouts: `peft_modules`
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +23,7 @@ from ..adapters.lora import LoRA
 from ..layers.convolution import ungrouped
 from ..rank.measures import Measures, measures
 from ..rank.spectrum import spectrum
+from .errors import CheckpointError, refusal, shown
 from .peft import PeftAdapter
 from .peft_modules import Kind, LoraModule
 
@@ -42,7 +46,7 @@ class LayerSpectrum:
 
 def spectra(adapter: PeftAdapter) -> tuple[LayerSpectrum, ...]:
     """One for each update, in the order of the file; factors are held for one module at a time."""
-    return tuple(layer for module in adapter.modules for layer in _layers(module))
+    return tuple(layer for module in adapter.modules for layer in _layers(module, adapter.path))
 
 
 def name_of(module: LoraModule) -> str:
@@ -70,9 +74,23 @@ def groups_of(module: LoraModule) -> int:
     return module.rank // module.B.shape[1] if module.kind is Kind.CONVOLUTION else 1
 
 
-def _layers(module: LoraModule) -> Iterator[LayerSpectrum]:
+@contextmanager
+def decomposed(module: LoraModule, path: object) -> Iterator[None]:
+    """Around what is computed of a module of the file `path`: whatever fails there names both."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        problem = f"has an update that cannot be decomposed: {error}"
+        raise refusal(path, f"module {shown(name_of(module))} {problem}") from error
+
+
+def _layers(module: LoraModule, path: object) -> Iterator[LayerSpectrum]:
     pairs = matrices(module)
     for e, lora in enumerate(pairs):
         name = name_of(module) if len(pairs) == 1 else f"{name_of(module)}[{e}]"
         shape = lora.B.shape[0], lora.A.shape[1]
-        yield LayerSpectrum(name, shape, module.rank, module.scale, spectrum(lora))
+        with decomposed(module, path):
+            sigma = spectrum(lora)
+        yield LayerSpectrum(name, shape, module.rank, module.scale, sigma)

@@ -134,6 +134,11 @@ def _copy_side_files(source, target):
                 _copy(here / name, target / here.relative_to(source) / name)
 
 
+def is_part(name: str) -> bool:
+    """Whether a file of this name is one of a model's or an adapter's own."""
+    return _is_weight(name) or name in (*ADAPTER_FILES, "config.json")
+
+
 def _is_weight(name):
     return name.lower().endswith((*_WEIGHT_SUFFIXES, ".index.json"))
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .failures import Usage, guarded
+from .making import add_commands
 
 app = typer.Typer(
     name="lora-ref",
@@ -109,6 +110,9 @@ def _rank(
 
     given = Options(adapter, to, out, json, picture, plot, force, installed_version())
     return guarded(lambda: rank_command(given))
+
+
+add_commands(app)
 
 
 @app.command("plan")

@@ -1,14 +1,10 @@
 """`lora-ref rank`: the ranks of an adapter's updates, and the adapter at a lower one."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.text import Text
-
-from ..checkpoint.atomic import new_file, refuse_target
-from ..checkpoint.errors import refusal
+from ..checkpoint.atomic import new_file
 from ..checkpoint.peft import PeftAdapter, write_adapter
 from ..checkpoint.reranked import Reranked, reranked
 from ..checkpoint.spectra import LayerSpectrum, spectra
@@ -16,10 +12,10 @@ from ..pages.printable import printable
 from ..rank.picture import spectra_figure
 from ..rank.suggestion import suggested
 from .failures import Usage, refuse_empty
+from .outputs import STDOUT, refuse_directory, refuse_file, say_written, write_report
 from .rank_table import as_json, print_table, reranked_fields
-from .terminal import console_for, print_lines
+from .terminal import print_lines
 
-STDOUT = "-"
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -45,8 +41,7 @@ def rank_command(options: Options) -> int:
     by_name = {layer.name: layer.spectrum for layer in layers}
     advice = suggested(by_name)
     done = _write(options, adapter)
-    quiet = options.json == STDOUT
-    if not quiet:
+    if options.json != STDOUT:
         print_table(layers, options.to, options.plot)
         print_lines("")
         for line in advice.reasons():
@@ -60,10 +55,7 @@ def rank_command(options: Options) -> int:
         if done is not None and options.to is not None and options.out is not None:
             written = reranked_fields(options.to, options.out, done.changes)
         data = as_json(options.adapter, adapter.config, layers, advice, written, options.version)
-        if quiet:
-            sys.stdout.write(data.decode("ascii"))
-        else:
-            _save(options, options.json, data)
+        write_report(data, options.json, options.force)
     return 0
 
 
@@ -110,30 +102,9 @@ def _refuse(options: Options) -> None:
     ):
         raise Usage("--out, --json and --picture must be different paths")
     for name in files:
-        _refuse_file(options, Path(name))
+        refuse_file(Path(name), [options.adapter], options.force)
     if options.out is not None:
-        _refuse_out(options, Path(options.out))
-
-
-def _refuse_file(options: Options, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise refusal(path, "cannot be written: its directory does not exist")
-    refuse_target(path, overwrite=options.force)
-    source, target = Path(os.path.realpath(options.adapter)), Path(os.path.realpath(path))
-    if os.path.lexists(path) and source in (target, target.parent):
-        raise refusal(path, "is part of the input and is never overwritten")
-
-
-def _refuse_out(options: Options, out: Path) -> None:
-    source, target = Path(os.path.realpath(options.adapter)), Path(os.path.realpath(out))
-    if target == source or target in source.parents:
-        raise refusal(out, "must not be or hold the adapter that is read")
-    if os.path.lexists(out) and not options.force and not _is_empty_directory(out):
-        raise refusal(out, "exists already and is not overwritten unless asked (--force)")
-
-
-def _is_empty_directory(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        refuse_directory(Path(options.out), [options.adapter], options.force)
 
 
 def _draw(options: Options, layers: tuple[LayerSpectrum, ...]) -> None:
@@ -144,15 +115,4 @@ def _draw(options: Options, layers: tuple[LayerSpectrum, ...]) -> None:
         raise Usage(f"--picture needs {error.name}: pip install 'lora-ref[plot]'") from None
     with new_file(path, overwrite=options.force) as file:
         figure.savefig(file, format=path.suffix.lower().removeprefix("."))
-    _say(path)
-
-
-def _save(options: Options, path: str, data: bytes) -> None:
-    with new_file(Path(path), overwrite=options.force) as file:
-        file.write(data)
-    _say(path)
-
-
-def _say(path: str | Path) -> None:
-    message = Text(f"written: {printable(str(path))}")
-    console_for(sys.stderr).print(message, soft_wrap=True)
+    say_written(path)

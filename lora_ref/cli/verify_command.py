@@ -2,26 +2,21 @@
 
 import importlib.resources
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.text import Text
-
-from ..checkpoint.atomic import new_file, refuse_target
+from ..checkpoint.atomic import new_file
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.errors import refusal
 from ..checkpoint.peft_config import CONFIG_NAME, LoraConfig
-from ..pages.printable import printable
 from ..verify import Report, Status, verify
 from ..verify.report_html import as_html
 from ..verify.report_json import as_json
 from ..verify.summary import exit_status
 from .failures import Usage, refuse_empty
+from .outputs import STDOUT, refuse_file, say_written, write_report
 from .progress import progress
-from .terminal import console_for, print_lines, print_report
+from .terminal import print_lines, print_report
 
-STDOUT = "-"
 PLANTED = 5  # bugs in the example's second merge
 
 
@@ -105,33 +100,16 @@ def _refuse_reports(options: Options, inputs: tuple[str, str, str]) -> None:
     if options.html == STDOUT:
         raise Usage("--html must be a file: only --json can be written to stdout")
     for name in files:
-        path = Path(name)
-        if not path.parent.is_dir():
-            raise refusal(path, "cannot be written: its directory does not exist")
-        refuse_target(path, overwrite=options.force)
-        for given in inputs:
-            source = Path(os.path.realpath(given))
-            target = Path(os.path.realpath(path))
-            if os.path.lexists(path) and source in (target, target.parent):
-                raise refusal(path, f"is part of the input {given} and is never overwritten")
+        refuse_file(Path(name), inputs, options.force)
 
 
 def _write(options: Options, report: Report, adapter: str) -> None:
     if options.json is not None:
         config = LoraConfig.read(Path(adapter) / CONFIG_NAME)
         data = as_json(report, config, strict=options.strict, version=options.version)
-        if options.json == STDOUT:
-            sys.stdout.write(data.decode("ascii"))
-        else:
-            _save(options, options.json, data)
+        write_report(data, options.json, options.force)
     if options.html is not None:
-        _save(
-            options, options.html, as_html(report, strict=options.strict, version=options.version)
-        )
-
-
-def _save(options: Options, path: str, data: bytes) -> None:
-    with new_file(Path(path), overwrite=options.force) as file:
-        file.write(data)
-    message = Text(f"written: {printable(path)}")
-    console_for(sys.stderr).print(message, soft_wrap=True)
+        data = as_html(report, strict=options.strict, version=options.version)
+        with new_file(Path(options.html), overwrite=options.force) as file:
+            file.write(data)
+        say_written(options.html)

@@ -5,8 +5,9 @@ run, whether or not a test uses it. The Hypothesis strategies are in `lora_ref.t
 `case_strategies` and `array_strategies`, which alone import Hypothesis.
 """
 
-import importlib
 import typing
+
+from .. import late
 
 if typing.TYPE_CHECKING:
     from ..mismatch import Mismatch
@@ -52,7 +53,6 @@ _HOMES = {
     "matches": ("assert_matches",),
     "tolerance": ("TOLERANCE", "assert_close", "relative_error"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ADAPTER_CHECKS",
@@ -81,12 +81,4 @@ __all__ = [
     "relative_error",
 ]
 
-
-def __getattr__(name: str) -> typing.Any:
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
-    raise AttributeError(f"module 'lora_ref.testing' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = late.attributes(__name__, late.homes(_HOMES))

@@ -12,10 +12,11 @@ these inputs could not have shown), `exact` (tests that need no tolerance).
 Each name is imported when it is first asked for: `lora_ref.verify` needs no more than the bounds.
 """
 
-import importlib
 import sys
 import types
 import typing
+
+from .. import late
 
 if typing.TYPE_CHECKING:
     from .audit import Departure, audit
@@ -97,7 +98,7 @@ _HOMES = {
     "oracles": ("Rotation", "attention", "dora_linear", "lora_linear", "lora_merged", "oracle_of"),
     "orders": ("AnyOrder", "Blocked", "Pairwise", "Probable"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = late.homes(_HOMES)
 
 __all__ = [
     "BFLOAT16",
@@ -164,14 +165,5 @@ class _Lazy(types.ModuleType):
             super().__setattr__(name, value)
 
 
-def __getattr__(name: str) -> typing.Any:
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
-    raise AttributeError(f"module 'lora_ref.verdict' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
-
-
+__getattr__, __dir__ = late.attributes(__name__, _HOME_OF)
 sys.modules[__name__].__class__ = _Lazy

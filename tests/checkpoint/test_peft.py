@@ -14,6 +14,7 @@ from lora_ref.adapters.fan_in_fan_out import FanInFanOut
 from lora_ref.adapters.lora import LoRA
 from lora_ref.adapters.lora_bias import BiasedLoRA
 from lora_ref.checkpoint import CheckpointError
+from lora_ref.checkpoint.inputs_first import turned
 from lora_ref.checkpoint.peft import PeftAdapter, write_adapter
 from lora_ref.checkpoint.peft_config import LoraConfig
 from lora_ref.checkpoint.peft_convert import from_lora, to_lora
@@ -219,23 +220,24 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_all_adapters_of_this_library_come_back_from_peft_layout(tmp_path):
+@pytest.mark.parametrize("inputs_first", [False, True])
+def test_all_adapters_of_this_library_come_back_from_peft_layout(inputs_first, tmp_path):
     s = 5 / 3
     flat = Geometry.uniform(2, padding=1)
     lora = LoRA(values(3, 7), values(11, 3), s)
     modules = {
-        "q": lora,
-        "biased": BiasedLoRA(lora, values(11)),
-        "turned": FanInFanOut(lora),
+        "q": turned(lora, inputs_first),
+        "biased": turned(BiasedLoRA(lora, values(11)), inputs_first),
         "emb": EmbeddingLoRA(values(3, 13), values(7, 3), s),
         "conv": ConvLoRA(values(3, 4, 3, 2), values(6, 3, 1, 1), s, flat),
         EXPERTS[0]: ExpertLoRA(values(2, 3, 7), values(2, 10, 3), s),
         EXPERTS[1]: ExpertLoRA(values(2, 3, 5), values(2, 7, 3), s),
     }
-    config = LoraConfig.from_fields({"r": 3, "lora_alpha": 5, "target_parameters": list(EXPERTS)})
+    fields = {"r": 3, "lora_alpha": 5, "target_parameters": list(EXPERTS)}
+    config = LoraConfig.from_fields({**fields, "fan_in_fan_out": inputs_first})
     write_adapter(tmp_path / "a", from_lora(modules, config))
     places = {module.place: module for module in PeftAdapter.open(tmp_path / "a").modules}
-    expected = dict(modules, turned=lora)
+    expected = dict(modules)
     expected["mlp.experts.base_layer"] = expected.pop(EXPERTS[0])
     expected["mlp.experts"] = expected.pop(EXPERTS[1])
     assert sorted(places) == sorted(expected)
@@ -246,6 +248,8 @@ def test_all_adapters_of_this_library_come_back_from_peft_layout(tmp_path):
 
 
 def leaves(adapter):
+    if isinstance(adapter, FanInFanOut):
+        return leaves(adapter.inner)
     if isinstance(adapter, BiasedLoRA):
         return (*leaves(adapter.lora), adapter.beta.tolist())
     return adapter.A.tolist(), adapter.B.tolist(), adapter.scale

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from peft_files import content
 
 from lora_ref.adapters import AdaLoRA, LoRA
 from lora_ref.adapters.adalora import peft_scaling
@@ -13,6 +14,7 @@ from lora_ref.checkpoint import (
     TensorSpec,
     write_safetensors,
 )
+from lora_ref.checkpoint.peft import write_adapter
 from lora_ref.checkpoint.peft_adalora import read_adalora, write_adalora
 from lora_ref.rank.allocation import kept
 from lora_ref.testing.checks import assert_trees_close
@@ -63,6 +65,12 @@ def test_what_was_read_is_written_to_the_byte(adapters, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_what_was_read_goes_through_the_writer_of_every_method_to_the_byte(adapters, tmp_path):
+    write_adalora(tmp_path / "a", adapters, FIELDS, MASK)
+    write_adapter(tmp_path / "b", read_adalora(tmp_path / "a"))
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
 def test_the_keys_have_no_weight_at_their_end(adapters, tmp_path):
     write_adalora(tmp_path / "out", adapters, FIELDS)
     file = SafetensorsFile.open(tmp_path / "out" / "adapter_model.safetensors")
@@ -83,6 +91,8 @@ def edited(directory, **fields):
         ({"peft_type": "LORA"}, "peft_type must be 'ADALORA', got 'LORA'"),
         ({"init_r": 0}, "init_r must be an integer of at least 1, got 0"),
         ({"init_r": True}, "init_r must be an integer of at least 1, got True"),
+        ({"init_r": 10**400}, "init_r must be an integer of at least 1, got 1000"),
+        ({"rank_pattern": {"b": [True] * 5, "b.lora_E": [False] * 5}}, "every module once"),
         ({"init_r": 4}, "rank_pattern must be an object of lists of init_r = 4 flags"),
         ({"rank_pattern": {"b.lora_E": [1, 0, 0, 0, 0]}}, "rank_pattern must be an object"),
         ({"rank_pattern": [True] * 5}, "rank_pattern must be an object"),
@@ -140,6 +150,41 @@ def test_an_adapter_without_a_place_in_the_layout_is_refused(
     with pytest.raises(error, match=message):
         write_adalora(tmp_path / "out", {**adapters, "b": make(adapters["b"])}, FIELDS, MASK)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        ({}, ValueError, r"mask must be of the modules of adapters, got \[\] and \['a.q'"),
+        ({**MASK, "c": MASK["b"]}, ValueError, "mask must be of the modules of adapters"),
+        ({**MASK, "b": MASK["b"][:4]}, CheckpointError, "lists of init_r = 5 flags"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(adapters, tmp_path, mask, error, message):
+    with pytest.raises(error, match=message):
+        write_adalora(tmp_path / "out", adapters, FIELDS, mask)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_would_be_refused_when_it_is_read_is_not_written(adapters, tmp_path):
+    b = adapters["b"]
+    spoiled = AdaLoRA(b.P, b.lam * np.nan, b.Q, b.scale)
+    for given, fields, message in (
+        ({**adapters, "b": spoiled}, {}, "'base_model.model.b.lora_E' must be finite"),
+        ({}, {}, "must hold keys such as base_model.model.PATH.lora_A"),
+        (adapters, {"orth_reg_weight": float("nan")}, "must be JSON"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            write_adalora(tmp_path / "out", given, {**FIELDS, **fields})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_is_written_in_the_order_of_its_keys(rng, tmp_path):
+    modules = {path: drawn(rng, "a.q") for path in ("a.q", "a")}
+    mask = dict.fromkeys(modules, np.array([True] * 5))
+    write_adalora(tmp_path / "out", modules, FIELDS, mask)
+    fields = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert [*fields["rank_pattern"]] == ["a.lora_E", "a.q.lora_E"]
 
 
 @pytest.mark.parametrize("total_step", [None, 0, "30"])

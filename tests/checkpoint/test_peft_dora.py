@@ -67,12 +67,14 @@ def test_what_is_written_is_read_again(tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
-def test_a_weight_stored_inputs_first_has_the_same_file(tmp_path):
+def test_a_weight_stored_inputs_first_has_the_same_tensors(tmp_path):
     dora = everything()["q"]
-    plain, turned = (from_dora({"q": d}, FIELDS) for d in (dora, FanInFanOut(dora)))
+    plain = from_dora({"q": dora}, FIELDS)
+    turned = from_dora({"q": FanInFanOut(dora)}, {**FIELDS, "fan_in_fan_out": True})
     write_adapter(tmp_path / "a", plain)
     write_adapter(tmp_path / "b", turned)
-    assert content(tmp_path / "a") == content(tmp_path / "b")
+    name = "adapter_model.safetensors"
+    assert content(tmp_path / "a")[name] == content(tmp_path / "b")[name]
 
 
 @pytest.mark.parametrize("infix", ["default", "default.weight"])
@@ -82,6 +84,13 @@ def test_a_state_dict_with_an_adapters_name_is_read(infix, tmp_path):
         save(tmp_path / "a", {**tensors, f"{P}q.{M}.{infix}": values(11)}, use_dora=True)
     )
     assert np.array_equal(found.magnitudes["q"], values(11))
+
+
+def test_patterns_keep_their_order_of_which_the_first_that_fits_counts(tmp_path):
+    fields = {"r": 3, "lora_alpha": 5, "alpha_pattern": {"q": 7, "a.q": 11}}
+    dora = DoRA(values(3, 7), values(11, 3), values(11), 7 / 3, detach_norm=True)
+    write_adapter(tmp_path / "a", from_dora({"a.q": dora}, fields))
+    assert [m.alpha for m in open_dora(tmp_path / "a").factors.modules] == [7]
 
 
 def test_base_tensors_beside_dora_are_kept(tmp_path):
@@ -113,6 +122,11 @@ BAD = {
         {**dora_file(), f"{P}v.{M}": values(5)},
         {},
         r"lora_magnitude_vector for the modules .*got",
+    ),
+    "two magnitudes of one module": (
+        {**dora_file(), f"{P}q.{M}.weight": 2 * values(11)},
+        {},
+        r"one lora_magnitude_vector for 'q', got .*lora_magnitude_vector\.weight'",
     ),
     "a magnitude by input": (dora_file(m=7), {}, r"must be \[11\], got \[7\]"),
     "a magnitude that is not finite": (
@@ -202,5 +216,5 @@ def test_peft_and_we_read_each_others_files(name, peers, tmp_path):
     for path, adapter in modules.items():
         W = fresh.get_submodule(path).weight.detach().numpy()
         W_merged = merged.get_submodule(path).weight.detach().numpy()
-        ours = FanInFanOut(adapter) if name == "Conv1D" else adapter
-        assert_close(ours.merge(W), W_merged, "golden", path)
+        assert isinstance(adapter, FanInFanOut) == (name == "Conv1D")
+        assert_close(adapter.merge(W), W_merged, "golden", path)

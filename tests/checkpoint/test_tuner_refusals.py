@@ -5,8 +5,9 @@ import pytest
 from peft_files import save, values
 from tuner_records import P
 
+from lora_ref.adapters import MiSS
 from lora_ref.checkpoint import CheckpointError
-from lora_ref.checkpoint.tuners import open_adapter
+from lora_ref.checkpoint.tuners import TUNERS, from_adapters, open_adapter
 from lora_ref.checkpoint.tuners.vera import of_inputs
 
 
@@ -54,7 +55,7 @@ def test_a_module_without_all_its_factors_is_refused(tmp_path):
 
 
 def test_what_is_no_directory_of_an_adapter_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"adapter_config\.json"):
+    with pytest.raises(CheckpointError, match="must be a directory with an adapter in it"):
         open_adapter(tmp_path / "a")
     directory = save(tmp_path / "a", loha(), peft_type="LOHA", alpha=5)
     (directory / "adapter_model.safetensors").rename(directory / "adapter_model.bin")
@@ -184,6 +185,17 @@ def test_a_module_takes_no_more_columns_than_there_are(tmp_path, inputs):
     assert of_inputs(adapter, 1).A.shape == (3, 1)
     with pytest.raises(ValueError, match=f"from 1 to 7, the columns of A, got {inputs}"):
         of_inputs(adapter, inputs)
+
+
+def test_of_inputs_takes_no_other_adapter_than_vera():
+    with pytest.raises(TypeError, match="of_inputs: adapter must be VeRA, got MiSS"):
+        of_inputs(MiSS(values(3, 5)), 2)
+
+
+def test_a_field_that_json_does_not_have_is_refused():
+    config = {"r": 3, "loftq_config": {"x": float("nan")}}
+    with pytest.raises(ValueError, match=r"adapter_config\.json: must be JSON: "):
+        from_adapters({"q": MiSS(values(3, 5))}, config, TUNERS["MISS"])
 
 
 def test_a_vector_with_two_axes_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from peft_files import content, save, values
 from tuner_records import P, check, part, saved
 
-from lora_ref.adapters import IA3, OFT, AdaLoRA, FanInFanOut, InputIA3, LoHa, LoKr, MiSS, VeRA
+from lora_ref.adapters import IA3, OFT, AdaLoRA, InputIA3, LoHa, LoKr, MiSS, VeRA
 from lora_ref.adapters.adalora import peft_scaling
 from lora_ref.adapters.lokr import LowRank
 from lora_ref.adapters.oft import Neumann, cayley
@@ -106,7 +106,7 @@ def test_an_expression_for_feedforward_modules_leaves_the_side_to_the_shape(tmp_
 
 DEFAULTS = {
     "LOHA": {"r": 8, "alpha": 8, "rank_pattern": {}, "alpha_pattern": {}},
-    "IA3": {"feedforward_modules": []},
+    "IA3": {"feedforward_modules": [], "fan_in_fan_out": False},
     "LOKR": {
         "r": 8,
         "alpha": 8,
@@ -115,7 +115,7 @@ DEFAULTS = {
         "rank_pattern": {},
         "alpha_pattern": {},
     },
-    "VERA": {"r": 256, "save_projection": True},
+    "VERA": {"r": 256, "save_projection": True, "fan_in_fan_out": False},
     "MISS": {"r": 64, "mini_r": 1, "init_weights": True},
     "OFT": {
         "use_cayley_neumann": True,
@@ -129,6 +129,12 @@ DEFAULTS = {
 def test_a_field_that_is_absent_has_pefts_default():
     found = {t: {n: f.default for n, f in TUNERS[t].fields.items()} for t in TUNERS}
     assert found == DEFAULTS
+
+
+def test_patterns_keep_their_order_of_which_the_first_that_fits_counts(tmp_path):
+    config = {"r": 3, "alpha": 5, "alpha_pattern": {"q": 7, "a.q": 11}}
+    write_adapter(tmp_path / "a", from_adapters({"a.q": a_loha(7 / 3)}, config, TUNERS["LOHA"]))
+    assert open_adapter(tmp_path / "a").modules["a.q"].scale == 7 / 3
 
 
 def test_patterns_may_be_null():
@@ -212,16 +218,6 @@ def test_an_adapter_of_another_method_is_refused(peft_type):
     fields = {"r": 3}
     with pytest.raises(TypeError, match="the adapter at q must be"):
         from_adapters({"q": adapter}, fields, TUNERS[peft_type])
-
-
-def test_an_adapter_of_a_weight_stored_inputs_first_is_written_as_without():
-    fields = {"r": 3, "alpha": 5}
-    plain, turned = (
-        from_adapters({"q": adapter}, fields, TUNERS["LOHA"])
-        for adapter in (a_loha(), FanInFanOut(a_loha()))
-    )
-    assert plain.header == turned.header
-    assert np.array_equal(plain.stored[f"{P}q.hada_w1_a"], turned.stored[f"{P}q.hada_w1_a"])
 
 
 def test_the_exact_rotation_is_stored_negated():

@@ -7,6 +7,7 @@ import numpy as np
 
 from lora_ref.adapters import FanInFanOut, LoHa, VeRA
 from lora_ref.checkpoint import TensorSpec, dtype_name, write_safetensors
+from lora_ref.checkpoint.inputs_first import inside
 from lora_ref.checkpoint.tuners import open_adapter
 from lora_ref.checkpoint.tuners.tuner import Module
 from lora_ref.checkpoint.tuners.vera import of_inputs
@@ -34,7 +35,8 @@ def adapters_for(read, base, is_turned):
     """The adapter of each layer, in the layout of its base; None where there is none."""
     found = {}
     for path in "qv":
-        adapter, W = read.modules.get(path), base[f"{path}.weight"]
+        # Of layers of both kinds the one flag of the file is that of the last: the base decides.
+        adapter, W = inside(read.modules.get(path)), base[f"{path}.weight"]
         turned = is_turned and path == "q"
         if isinstance(adapter, VeRA):
             adapter = of_inputs(adapter, W.shape[0] if turned else W.shape[1])

@@ -185,7 +185,7 @@ def test_what_exists_is_kept_without_force(adapter, tmp_path, capsys, kind):
 def test_the_input_is_never_the_target(adapter, tmp_path, capsys, target):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert rank(adapter, "--to", 2, "--out", tmp_path / target, "--force") == 2
-    assert "must not be or hold the adapter" in capsys.readouterr().err
+    assert "must not be or hold an input" in capsys.readouterr().err
     report = adapter / "adapter_config.json"
     assert rank(adapter, "--json", report, "--force") == 2
     assert "part of the input" in capsys.readouterr().err

@@ -9,14 +9,12 @@ is a `TunedAdapter` for every method in TUNERS. LoRA, whose file holds more kind
 """
 
 import os
-from pathlib import Path
 
-from ..config_fields import CONFIG_NAME
 from ..errors import refusal, shown
 from ..peft import PeftAdapter
 from ..peft_adalora import PeftAdaLoRA, read_adalora
+from ..peft_directory import read_fields
 from ..peft_dora import PeftDoRA, open_dora
-from ..strict_json import parse_object, read_file
 from . import ia3, loha, lokr, miss, oft, vera
 from .tuned import TunedAdapter, from_adapters, open_tuned
 from .tuner import Tuner
@@ -33,8 +31,7 @@ def open_adapter(
     directory: str | os.PathLike[str],
 ) -> PeftAdapter | PeftDoRA | PeftAdaLoRA | TunedAdapter:
     """Read the adapter in `directory`, of whatever method this library knows."""
-    path = Path(directory) / CONFIG_NAME
-    fields = parse_object(read_file(path), path, "the file")
+    path, _, fields = read_fields(directory)
     peft_type = fields.get("peft_type")
     if peft_type == "LORA":
         return open_dora(directory) if fields.get("use_dora") else PeftAdapter.open(directory)

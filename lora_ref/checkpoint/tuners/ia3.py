@@ -16,7 +16,7 @@ from ...adapters.base import Adapter
 from ...adapters.ia3 import IA3, InputIA3
 from ...arrays import namespace
 from ..config_fields import Field, all_of, is_text
-from .tuner import Arrays, Module, Tuner, missing, wrong_adapter
+from .tuner import ORIENTATION, Arrays, Module, Tuner, missing, wrong_adapter
 
 
 def _read(module: Module, arrays: Arrays, shared: Arrays) -> IA3 | InputIA3:
@@ -45,7 +45,10 @@ def _is_names(value: Any) -> bool:
 
 TUNER = Tuner(
     "IA3",
-    {"feedforward_modules": Field([], _is_names, "a name or a list of names", True)},
+    {
+        "feedforward_modules": Field([], _is_names, "a name or a list of names", True),
+        **ORIENTATION,
+    },
     ("ia3_l",),
     _read,
     _write,

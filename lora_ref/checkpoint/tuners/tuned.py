@@ -8,32 +8,28 @@ Limits:  as `PeftAdapter`: no pickles. Keys with an adapter's name in them are r
 Source:  PEFT 0.21.2, peft_model.py, PeftModel.save_pretrained; config.py, PeftConfigMixin
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...adapters.base import Adapter
-from ...adapters.fan_in_fan_out import FanInFanOut
 from ...arrays import is_array
 from ...shapes import ShapeError
 from ...trees import Tree, leaves
-from ..checkpoint import ADAPTER_WEIGHTS
-from ..config_fields import CONFIG_NAME, Field, all_of, field_value, is_text
-from ..dtypes import dtype_name
+from ..config_fields import CONFIG_NAME, Field, all_of, field_value, is_text, text_of
 from ..errors import CheckpointError, refusal, shown
-from ..header import TensorSpec, build_header, parse_header
+from ..header import TensorSpec
+from ..inputs_first import check_turned, inside, turned
 from ..patterns import compiled
-from ..peft_keys import NESTED, PREFIX
+from ..peft_directory import Tensors, laid_out, read_fields, read_only, read_tensors
+from ..peft_keys import PREFIX
 from ..peft_modules import check_values, check_work
-from ..peft_replaced import read_replaced
-from ..safetensors import SafetensorsFile, pickle_refusal
-from ..strict_json import parse_object, read_file
+from ..peft_replaced import Place, key_of, read_replaced
+from ..strict_json import parse_object
 from .tuner import Module, Settings, Tuner
 
 _SHARED = "base_model."
@@ -43,6 +39,7 @@ _SHARED = "base_model."
 class TunedAdapter:
     """One adapter: its settings, the adapters of its modules by path, and what it replaces.
 
+    A module is in `FanInFanOut` where the settings say so, see `inputs_first`.
     `replaced` maps the name of a base tensor to its trained values, `ignored` has the keys that
     PEFT itself does not use. Arrays are read-only and in their stored type.
     """
@@ -66,24 +63,11 @@ class _Saving:
     trainable_token_indices: None = None
 
 
-@dataclass(frozen=True)
-class _Place:
-    place: str
-
-
 def open_tuned(directory: str | os.PathLike[str], tuner: Tuner) -> TunedAdapter:
     """Read the adapter in `directory`, which must be `tuner`'s."""
-    directory = Path(directory)
-    config = directory / CONFIG_NAME
-    text = read_file(config)
-    settings = _settings(tuner, parse_object(text, config, "the file"), text, config)
-    weights, pickle = directory / ADAPTER_WEIGHTS, directory / "adapter_model.bin"
-    if not os.path.lexists(weights) and os.path.lexists(pickle):
-        raise pickle_refusal(pickle)
-    file = SafetensorsFile.open(weights)
-    stored = {name: file.tensor(name) for name in file.tensors}
-    specs = tuple(info.spec for info in file.tensors.values())
-    return _assembled(tuner, settings, stored, specs, file.raw_header, weights)
+    path, text, given = read_fields(directory)
+    settings = _settings(tuner, given, text, path)
+    return _assembled(tuner, settings, read_tensors(directory))
 
 
 def from_adapters(
@@ -100,34 +84,25 @@ def from_adapters(
     Errors: CheckpointError if the whole is not what PEFT would save with `config`.
     """
     settings = settings_of(config, tuner)
-    inside = {path: _inside(adapter) for path, adapter in modules.items()}
+    bare = {path: inside(adapter) for path, adapter in modules.items()}
     found: dict[str, Any] = {
         f"{PREFIX}{path}.{slot}": t
-        for path, adapter in inside.items()
+        for path, adapter in bare.items()
         for slot, t in tuner.write(Module(path, settings), adapter).items()
     }
-    found |= {_SHARED + name: t for name, t in tuner.share(inside).items()}
-    for name, values in (replaced or {}).items():
-        owner, _, leaf = name.rpartition(".")
-        found[f"{PREFIX}{owner}.{NESTED}.{leaf}" if owner in modules else PREFIX + name] = values
-    stored = {name: _read_only(t) for name, t in found.items()}
-    announced = [TensorSpec(name, dtype_name(t.dtype), t.shape) for name, t in stored.items()]
-    header = build_header(announced, {"format": "pt"})
-    _, infos = parse_header(header, sum(spec.nbytes for spec in announced), "from_adapters")
-    specs = tuple(info.spec for info in infos.values())
-    made = _assembled(tuner, settings, stored, specs, header, "from_adapters")
-    for path, adapter in inside.items():
-        _check_same(path, made.modules[path], adapter)
+    found |= {_SHARED + name: t for name, t in tuner.share(bare).items()}
+    found |= {key_of(name, modules): t for name, t in (replaced or {}).items()}
+    made = _assembled(tuner, settings, laid_out(read_only(found), "from_adapters"))
+    for path, adapter in modules.items():
+        check_turned("from_adapters", path, adapter, settings.fan_in_fan_out)
+        _check_same(path, inside(made.modules[path]), bare[path])
     return made
 
 
 def settings_of(config: Mapping[str, Any], tuner: Tuner) -> Settings:
     """The fields `config`, checked; peft_type may be left out."""
     given = {"peft_type": tuner.peft_type, **config}
-    try:
-        text = json.dumps(given, indent=2, sort_keys=True).encode()
-    except (TypeError, ValueError) as error:
-        raise refusal(CONFIG_NAME, f"must be JSON: {error}") from None
+    text = text_of(given)
     return _settings(tuner, parse_object(text, CONFIG_NAME, "the file"), text, CONFIG_NAME)
 
 
@@ -152,15 +127,9 @@ def _settings(tuner: Tuner, raw: Any, text: bytes, path: object) -> Settings:
     return settings
 
 
-def _assembled(
-    tuner: Tuner,
-    settings: Settings,
-    stored: Mapping[str, np.ndarray],
-    specs: tuple[TensorSpec, ...],
-    header: bytes | None,
-    path: object,
-) -> TunedAdapter:
-    """The adapter of these tensors, checked; `path` is for messages."""
+def _assembled(tuner: Tuner, settings: Settings, tensors: Tensors) -> TunedAdapter:
+    """The adapter of these tensors, checked."""
+    stored, specs, path = tensors.stored, tensors.specs, tensors.path
     shared, groups, others = _sorted(tuner, stored)
     if not groups:
         need = f"must hold keys such as {PREFIX}PATH.{tuner.slots[0]}"
@@ -177,15 +146,18 @@ def _assembled(
     for place, arrays in groups.items():
         module = Module(place, settings, path)
         try:
-            modules[place] = tuner.read(module, arrays, shared)
+            read = tuner.read(module, arrays, shared)
         except ShapeError as error:
             raise module.refused(f"must have arrays that fit: {error}") from None
+        modules[place] = turned(read, settings.fan_in_fan_out)
     bias = "lora_only" if settings["bias"] == tuner.only else settings["bias"]
     saving = _Saving(bias, settings["modules_to_save"])
-    places = tuple(_Place(place) for place in groups)
+    places = tuple(Place(place) for place in groups)
     kept = read_replaced(saving, others, places, by_name, stored, path)
     replaced = {name: stored[key] for name, key in kept.tensors.items()}
-    return TunedAdapter(tuner, settings, modules, replaced, kept.ignored, stored, specs, header)
+    return TunedAdapter(
+        tuner, settings, modules, replaced, kept.ignored, stored, specs, tensors.header
+    )
 
 
 def _sorted(
@@ -207,10 +179,6 @@ def _sorted(
     return shared, groups, others
 
 
-def _inside(adapter: Adapter) -> Adapter:
-    return adapter.inner if isinstance(adapter, FanInFanOut) else adapter
-
-
 def _check_same(path: str, read: Tree, given: Tree) -> None:
     """Refuse settings under which the file would be read as another adapter."""
     for f in fields(given):
@@ -225,9 +193,3 @@ def _check_same(path: str, read: Tree, given: Tree) -> None:
             raise ValueError(
                 f"from_adapters: {f.name} of {path} must be {a}, as config gives it, got {b}"
             )
-
-
-def _read_only(values: Any) -> np.ndarray:
-    array = np.array(values)
-    array.setflags(write=False)
-    return array

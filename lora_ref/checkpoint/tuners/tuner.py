@@ -15,13 +15,15 @@ from typing import Any
 from ...adapters.base import Adapter
 from ...adapters.lora import scaling
 from ...arrays import Array
-from ..config_fields import CONFIG_NAME, Field, each_of, is_alpha, is_rank, matching_key
+from ..config_fields import CONFIG_NAME, Field, each_of, is_alpha, is_flag, is_rank, matching_key
 from ..errors import CheckpointError, refusal, shown
 
 PATTERNS = {
     "rank_pattern": Field({}, each_of(is_rank), "an object of ranks of at least 1", True),
     "alpha_pattern": Field({}, each_of(is_alpha), "an object of finite numbers", True),
 }
+# Of the methods that PEFT wraps around transformers' Conv1D.
+ORIENTATION = {"fan_in_fan_out": Field(False, is_flag, "true or false")}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Settings:
     def patterns(self) -> tuple[str, ...]:
         """The names of the fields of patterns that there are."""
         return tuple(name for name in PATTERNS if name in self.values)
+
+    @property
+    def fan_in_fan_out(self) -> bool:
+        """Whether the adapted weights are stored inputs first."""
+        return bool(self.values.get("fan_in_fan_out", False))
 
     def of(self, name: str, path: str) -> Any:
         """The value for one module of a field, r or alpha, that has a field of patterns."""

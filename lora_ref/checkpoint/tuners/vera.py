@@ -19,19 +19,22 @@ from ...adapters.base import Adapter
 from ...adapters.vera import VeRA
 from ...arrays import Array, namespace
 from ..config_fields import Field, is_rank
-from .tuner import Arrays, Module, Tuner, missing, wrong_adapter
+from ..inputs_first import inside, turned
+from .tuner import ORIENTATION, Arrays, Module, Tuner, missing, wrong_adapter
 
 _SLOTS = ("vera_lambda_b", "vera_lambda_d")
 
 
-def of_inputs(adapter: VeRA, inputs: int) -> VeRA:
-    """The adapter for a weight of so many inputs, A cut to their columns."""
-    if not 1 <= inputs <= adapter.A.shape[1]:
+def of_inputs(adapter: Adapter, inputs: int) -> Adapter:
+    """The adapter for a weight of so many inputs, A cut to their columns; in FanInFanOut or not."""
+    vera = inside(adapter)
+    if not isinstance(vera, VeRA):
+        raise TypeError(f"of_inputs: adapter must be VeRA, got {type(vera).__name__}")
+    if not 1 <= inputs <= vera.A.shape[1]:
         raise ValueError(
-            f"of_inputs: inputs must be from 1 to {adapter.A.shape[1]}, the columns of A, "
-            f"got {inputs}"
+            f"of_inputs: inputs must be from 1 to {vera.A.shape[1]}, the columns of A, got {inputs}"
         )
-    return replace(adapter, A=adapter.A[:, :inputs])
+    return turned(replace(vera, A=vera.A[:, :inputs]), vera is not adapter)
 
 
 def _read(module: Module, arrays: Arrays, shared: Arrays) -> VeRA:
@@ -80,6 +83,7 @@ TUNER = Tuner(
         "save_projection": Field(
             True, lambda v: v is True, "true: no other file has A and B in it"
         ),
+        **ORIENTATION,
     },
     _SLOTS,
     _read,
