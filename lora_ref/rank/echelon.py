@@ -10,11 +10,13 @@ Units:
     The tolerance is absolute: a pivot of at most this size is taken for zero. Unless given it is
     max(m, n) ε max|M|, ε that of float64, and 0 for `rationals`.
 Errors:
-    ShapeError if M is no matrix; ValueError if it is not finite.
+    TypeError if M is no NumPy array of real numbers; ShapeError if it is no matrix; ValueError if
+    it is not finite, or the tolerance is not finite or negative.
 Limits:
     In floating point pivots are not singular values: of the triangle with 1 on the diagonal and
     −1 above it every pivot is 1, while the smallest σ is about 2⁻ⁿ. There the SVD is the test.
-    Rational numbers grow with every step: matrices of tens of rows, not of thousands.
+    Rational numbers grow with every step: matrices of tens of rows, not of thousands. An array of
+    Python objects (integers, fractions) is always taken as one of rational numbers.
 Source:
     Golub & Van Loan, Matrix Computations, 4th edition, sections 3.4 (partial pivoting) and 5.4
     (numerical rank).
@@ -25,6 +27,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..shapes import ShapeError
+from ..values import checked_finite, checked_number
 
 
 def rationals(M: np.ndarray) -> np.ndarray:
@@ -33,12 +36,7 @@ def rationals(M: np.ndarray) -> np.ndarray:
     >>> rationals(np.array([[0.5, 3.0]])).tolist()
     [[Fraction(1, 2), Fraction(3, 1)]]
     """
-    if M.dtype != object and not np.isfinite(M.astype(np.float64)).all():
-        raise ValueError("rationals: M must be finite, has NaN or infinity")
-    exact = np.empty(M.shape, dtype=object)
-    for place, value in np.ndenumerate(M):
-        exact[place] = Fraction(value.item() if hasattr(value, "item") else value)
-    return exact
+    return _exact("rationals", M)
 
 
 def echelon(M: np.ndarray, tolerance: float | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -47,10 +45,12 @@ def echelon(M: np.ndarray, tolerance: float | None = None) -> tuple[np.ndarray, 
     >>> echelon(rationals(np.array([[1, 2, 3], [2, 4, 7]])))[1]
     (0, 2)
     """
+    _check_real("echelon", M)
     if M.ndim != 2:
         raise ShapeError(f"echelon: M must be (m, n), got {M.shape}")
-    E = np.array(M if M.dtype == object else M.astype(np.float64))
-    limit = _default_tolerance(E) if tolerance is None else tolerance
+    is_exact = M.dtype == object
+    E = _exact("echelon", M) if is_exact else checked_finite("echelon", "M", M.astype(np.float64))
+    limit = _default_tolerance(E) if tolerance is None else _checked_tolerance(tolerance)
     pivots: list[int] = []
     for column in range(E.shape[1]):
         row = len(pivots)
@@ -79,6 +79,30 @@ def echelon_rank(M: np.ndarray, tolerance: float | None = None) -> int:
 def _default_tolerance(E: np.ndarray) -> float:
     if E.dtype == object or E.size == 0:
         return 0.0
-    if not np.isfinite(E).all():
-        raise ValueError("echelon: M must be finite, has NaN or infinity")
     return max(E.shape) * float(np.finfo(np.float64).eps) * float(abs(E).max())
+
+
+def _checked_tolerance(tolerance: float) -> float:
+    limit = checked_number("echelon", "tolerance", tolerance)
+    if limit < 0:
+        raise ValueError(f"echelon: tolerance must be at least 0, got {limit}")
+    return limit
+
+
+def _check_real(owner: str, M: np.ndarray) -> None:
+    if not isinstance(M, np.ndarray):
+        raise TypeError(f"{owner}: M must be a NumPy array, got {type(M).__name__}")
+    if M.dtype.kind in "cSUMm":
+        raise TypeError(f"{owner}: M must hold real numbers, got dtype {M.dtype}")
+
+
+def _exact(owner: str, M: np.ndarray) -> np.ndarray:
+    _check_real(owner, M)
+    exact = np.empty(M.shape, dtype=object)
+    for place, value in np.ndenumerate(M):
+        try:
+            exact[place] = Fraction(value.item() if hasattr(value, "item") else value)
+        except (TypeError, ValueError, OverflowError):
+            need = f"{owner}: M must hold finite real numbers, got {value!r} at {place}"
+            raise ValueError(need) from None
+    return exact

@@ -13,8 +13,18 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..pages.printable import printable
 
 NAMED = 12  # layers that a legend has room for
+
+
+def label_of(name: str) -> str:
+    """A layer's name as matplotlib shows it: no mathematics, and what is not printable escaped.
+
+    >>> print(label_of("l.$q\\x1b"))
+    l.\\$q\\x1b
+    """
+    return printable(name).replace("$", r"\$")
 
 
 def spectra_figure(spectra: Mapping[str, Array]) -> Any:
@@ -32,7 +42,14 @@ def spectra_figure(spectra: Mapping[str, Array]) -> Any:
         values = np.asarray([float(s) for s in sigma])
         shown = values[values > 0]
         relative = shown / shown[:1]
-        axes.plot(range(1, 1 + len(shown)), relative, ".-", color=colour, linewidth=1, label=name)
+        axes.plot(
+            range(1, 1 + len(shown)),
+            relative,
+            ".-",
+            color=colour,
+            linewidth=1,
+            label=label_of(name),
+        )
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{len(spectra)} updates, the first dark and the last bright", fontsize="medium")
@@ -40,5 +57,6 @@ def spectra_figure(spectra: Mapping[str, Array]) -> Any:
     axes.set_ylabel("σᵢ / σ₁")
     axes.grid(alpha=0.3)
     if len(spectra) <= NAMED:
-        axes.legend(fontsize="x-small")
+        # By hand: left to itself a legend hides names that begin with an underscore.
+        axes.legend(axes.lines, [label_of(name) for name in spectra], fontsize="x-small")
     return figure

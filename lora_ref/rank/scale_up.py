@@ -19,8 +19,9 @@ Init:
     A_new ~ U(−1/√n, 1/√n), as `LoRA.init` draws it; its columns of B are zero, so they have a
     gradient at once.
 Errors:
-    ValueError for a rank that is smaller than the adapter's, a scale of zero, a factor below 2, a
-    limit below 1, a `used` outside [0, 1].
+    ValueError for a rank that is no integer or smaller than the adapter's, a scale that is zero or
+    not finite, a factor that is no integer of at least 2, a limit that is none of at least 1, a
+    `used` outside [0, 1]; what `spectrum` refuses of adapters that are asked to grow.
 Limits:
     A layer with ΔW = 0 uses nothing and does not grow, but for `used` = 0. The rule looks at the
     loss it is given: give it the one of held-out data.
@@ -39,6 +40,7 @@ import numpy as np
 
 from ..adapters.lora import LoRA
 from ..arrays import Array, as_array, namespace, on_device_of
+from ..values import checked_count, checked_number
 from .allocation.growth import Plateau
 from .measures import effective_rank
 from .spectrum import spectrum
@@ -54,10 +56,8 @@ class ScaleUp:
 
     def __post_init__(self) -> None:
         """A limit of at least 1, a factor of at least 2, a share in [0, 1]."""
-        if self.limit < 1:
-            raise ValueError(f"ScaleUp: limit must be at least 1, got {self.limit}")
-        if self.factor < 2:
-            raise ValueError(f"ScaleUp: factor must be at least 2, got {self.factor}")
+        checked_count("ScaleUp", "limit", self.limit, 1)
+        checked_count("ScaleUp", "factor", self.factor, 2)
         if not 0 <= self.used <= 1:
             raise ValueError(f"ScaleUp: used must be in [0, 1], got {self.used}")
 
@@ -94,7 +94,7 @@ def widened(adapter: LoRA, rank: int, rng: np.random.Generator, scale: float | N
     """The same update at a larger rank."""
     A, B, s = adapter.A, adapter.B, adapter.scale
     more, n = _more("widened", A, rank), A.shape[1]
-    if scale == 0:
+    if scale is not None and (scale := checked_number("widened", "scale", scale)) == 0:
         raise ValueError("widened: scale must not be zero, since B is divided by it")
     drawn = as_array(rng.uniform(-(n**-0.5), n**-0.5, size=(more, n)), A)
     wide = namespace(A).concat([A, drawn], axis=0)
@@ -118,9 +118,8 @@ def _wanted(adapter: LoRA, rule: ScaleUp) -> int:
 
 
 def _more(owner: str, A: Array, rank: int) -> int:
-    if rank < A.shape[0]:
-        raise ValueError(f"{owner}: rank must be at least {A.shape[0]}, that of A, got {rank}")
-    return rank - int(A.shape[0])
+    present = int(A.shape[0])
+    return checked_count(owner, "rank", rank, present, ", that of A") - present
 
 
 def _padded(t: Array, columns: int) -> Array:

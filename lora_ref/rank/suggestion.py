@@ -10,7 +10,8 @@ Shapes:
 Units:
     share is of Σ ‖ΔW‖² over all layers; ranks are counts.
 Errors:
-    ValueError for a share outside (0, 1], for no layers, for a layer without singular values.
+    ValueError for a share outside (0, 1], for no layers, for a layer without singular values or
+    with NaN or infinity among them.
 Limits:
     A rank is suggested for keeping this update. What a larger rank would have learned is in no
     spectrum: where many layers are full, train with more and look again.
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Array
+from ..values import checked_finite
 from .measures import energy_rank, retained
 
 
@@ -77,6 +79,8 @@ def suggested(spectra: Mapping[str, Array], share: float = 0.99) -> Suggestion:
     if empty := [name for name, sigma in spectra.items() if sigma.shape[0] == 0]:
         raise ValueError(f"suggested: every spectrum must have a value, got none of {empty[0]}")
     values = {n: np.asarray([float(s) for s in sigma]) for n, sigma in spectra.items()}
+    for name, v in values.items():
+        checked_finite("suggested", f"spectra[{name!r}]", v)
     top = max(float(v[0]) for v in values.values()) or 1.0
     squares = {n: (v / top) ** 2 for n, v in values.items()}
     uniform = _uniform(squares, share)

@@ -11,7 +11,9 @@ Shapes:
 Init:
     Both factors get √σ, as PiSSA has it, so that their gradients are of one size.
 Errors:
-    ValueError for a rank below 1 and a scale of zero; ShapeError if the weights do not fit.
+    ValueError for a rank that is no integer of at least 1, a scale that is zero or not finite,
+    factors or weights with NaN or infinity, singular values and factors that their type cannot
+    hold; ShapeError if the weights do not fit; TypeError if they are neither float32 nor float64.
 Limits:
     Where the rank is more than ΔW has directions, rows and columns of zeros make up the number;
     their gradient is zero in both factors, so they never move: do not train such an adapter.
@@ -22,12 +24,14 @@ Source:
 """
 
 from dataclasses import dataclass
+from math import copysign
 
 from ..adapters.lora import LoRA
 from ..arrays import Array, namespace, on_device_of
 from ..shapes import shapes
-from .measures import retained
-from .spectrum import factored_svd
+from ..values import checked_count, checked_finite, checked_number
+from .measures import retained, stable_rank
+from .spectrum import checked_range, checked_working, sized, svd_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,7 @@ class Truncation:
     @property
     def error(self) -> float:
         """‖ΔW − ΔW_r‖."""
-        return float(namespace(self.spectrum).linalg.vector_norm(self.spectrum[self.rank :]))
+        return self.spectral_error * stable_rank(self.spectrum[self.rank :]) ** 0.5
 
     @property
     def spectral_error(self) -> float:
@@ -61,30 +65,32 @@ class Truncation:
 def truncated(adapter: LoRA, rank: int, scale: float | None = None) -> Truncation:
     """The nearest LoRA of this rank, at the adapter's own scale unless another is given."""
     given = adapter.scale if scale is None else scale
-    return _cut("truncated", factored_svd(adapter), rank, given)
+    return _cut("truncated", svd_of("truncated", adapter), rank, given)
 
 
 @shapes(W_tuned="m n", W="m n")
 def extracted(W_tuned: Array, W: Array, rank: int, scale: float = 1.0) -> Truncation:
     """The LoRA of this rank that is nearest to W_tuned − W."""
-    xp = namespace(W_tuned, W)
-    return _cut("extracted", xp.linalg.svd(W_tuned - W, full_matrices=False), rank, scale)
+    for name, t in (("W_tuned", W_tuned), ("W", W)):
+        checked_working("extracted", name, t)
+    D = checked_finite("extracted", "W_tuned − W", W_tuned - W)
+    U, S, Vt = namespace(D).linalg.svd(D, full_matrices=False)
+    return _cut("extracted", (U, sized("extracted", S, 1.0), Vt), rank, scale)
 
 
 def _cut(owner: str, parts: tuple[Array, Array, Array], rank: int, scale: float) -> Truncation:
-    if rank < 1:
-        raise ValueError(f"{owner}: rank must be at least 1, got {rank}")
+    checked_count(owner, "rank", rank, 1)
+    scale = checked_number(owner, "scale", scale)
     if scale == 0:
         raise ValueError(f"{owner}: scale must not be zero, since the factors are √(σ/|s|)")
     U, S, Vt = parts
     xp = namespace(S)
-    root = xp.sqrt(S[:rank] / abs(scale))
-    sign = -1.0 if scale < 0 else 1.0
-    B, A = sign * (U[:, :rank] * root), root[:, None] * Vt[:rank, :]
+    root = xp.sqrt(S[:rank]) / checked_range(owner, "|scale|", abs(scale), S) ** 0.5
+    B, A = copysign(1.0, scale) * (U[:, :rank] * root), root[:, None] * Vt[:rank, :]
     if rank > S.shape[0]:
         B = xp.concat([B, _zeros(B.shape[0], rank - S.shape[0], S)], axis=1)
         A = xp.concat([A, _zeros(rank - S.shape[0], A.shape[1], S)], axis=0)
-    return Truncation(LoRA(A, B, float(scale)), S)
+    return Truncation(LoRA(A, B, scale), S)
 
 
 def _zeros(rows: int, columns: int, like: Array) -> Array:

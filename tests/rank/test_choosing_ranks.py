@@ -1,5 +1,6 @@
 """The suggestion of ranks, growing from a small one, and the picture of spectra."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +115,12 @@ def test_new_rows_are_drawn_within_the_bound_of_init_and_their_columns_are_zero(
     assert np.array_equal(wide.B[:, :3], adapter.B)
 
 
+def test_new_rows_have_the_type_of_the_old_ones(rng):
+    adapter = drawn(rng)
+    wide = widened(replace(adapter, A=adapter.A.astype(np.float32)), 5, rng)
+    assert (wide.A.dtype, wide.B.dtype) == (np.float32, np.float64)
+
+
 def test_the_new_columns_have_a_gradient_at_once(rng):
     adapter, W, x = (
         widened(drawn(rng), 5, rng),
@@ -135,9 +142,11 @@ def test_moments_follow_with_zeros(rng):
 
 
 def test_a_rank_cannot_be_widened_to_a_smaller_one(rng):
-    with pytest.raises(ValueError, match="widened: rank must be at least 3, that of A, got 2"):
+    with pytest.raises(
+        ValueError, match="widened: rank must be an integer of at least 3, that of A, got 2"
+    ):
         widened(drawn(rng), 2, rng)
-    with pytest.raises(ValueError, match="widened_moments: rank must be at least 3"):
+    with pytest.raises(ValueError, match="widened_moments: rank must be an integer of at least 3"):
         widened_moments(drawn(rng), 1)
     with pytest.raises(ValueError, match="widened: scale must not be zero"):
         widened(drawn(rng), 4, rng, 0.0)
@@ -216,8 +225,10 @@ def test_the_use_from_which_a_layer_grows_is_a_setting():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"limit": 4, "factor": 1}, "factor must be at least 2, got 1"),
+        ({"limit": 0}, "limit must be an integer of at least 1, got 0"),
+        ({"limit": float("nan")}, "limit must be an integer of at least 1, got nan"),
+        ({"limit": 4, "factor": 1}, "factor must be an integer of at least 2, got 1"),
+        ({"limit": 4, "factor": 2.5}, "factor must be an integer of at least 2, got 2.5"),
         ({"limit": 4, "used": 1.5}, "used must be in"),
     ],
 )
@@ -240,6 +251,22 @@ def test_a_picture_has_a_line_for_each_spectrum_relative_to_its_first():
     assert axes.get_legend() is not None
     [crowded] = spectra_figure({f"l{i}": SPECTRA["flat"] for i in range(NAMED + 1)}).axes
     assert crowded.get_legend() is None
+
+
+def test_no_name_of_a_layer_is_taken_for_mathematics_or_moves_a_cursor():
+    pytest.importorskip("matplotlib", reason="matplotlib is in the [plot] extra")
+    names = ["l.$q_{$", "l.\x1b[31mq", "l.\\$q$\nk", "l.$q"]
+    figure = spectra_figure(dict.fromkeys(names, SPECTRA["flat"]))
+    figure.savefig(io.BytesIO(), format="svg")
+    assert [line.get_label() for line in figure.axes[0].lines] == [
+        r"l.\$q_{\$", r"l.\x1b[31mq", r"l.\\$q\$\nk", r"l.\$q"
+    ]  # fmt: skip
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend():
+    pytest.importorskip("matplotlib", reason="matplotlib is in the [plot] extra")
+    [axes] = spectra_figure({"_q": SPECTRA["flat"], "v": SPECTRA["flat"]}).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["_q", "v"]
 
 
 def test_there_is_no_picture_of_nothing():

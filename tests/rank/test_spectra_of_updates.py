@@ -147,7 +147,7 @@ def test_a_share_outside_of_zero_to_one_is_refused(share):
 
 
 def test_a_negative_rank_keeps_nothing_that_can_be_said():
-    with pytest.raises(ValueError, match="retained: rank must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="retained: rank must be an integer of at least 0, got -1"):
         retained(SIGMA, -1)
 
 
@@ -198,6 +198,7 @@ def test_the_tolerance_decides_what_is_zero():
     M = np.array([[1.0, 0.0], [0.0, 1e-9]])
     assert (echelon_rank(M), echelon_rank(M, 1e-9), echelon_rank(M, 1e-10)) == (2, 1, 2)
     assert echelon_rank(1e-30 * M) == 2
+    assert (echelon_rank(np.diag([1.0, 1e-300])), echelon_rank(np.diag([1.0, 1e-300]), 0)) == (1, 2)
 
 
 def test_pivots_do_not_see_what_the_svd_sees():
@@ -212,7 +213,7 @@ def test_a_matrix_of_one_axis_or_with_nan_is_refused():
         echelon(np.ones(3))
     with pytest.raises(ValueError, match="echelon: M must be finite"):
         echelon(np.array([[np.nan, 1.0]]))
-    with pytest.raises(ValueError, match="rationals: M must be finite"):
+    with pytest.raises(ValueError, match=r"rationals: M must hold finite real numbers, got .*inf"):
         rationals(np.array([[np.inf]]))
 
 
@@ -278,19 +279,21 @@ def test_what_was_tuned_with_a_lora_is_extracted_exactly(rng, size):
 
 def test_ranks_and_scales_that_cannot_be_are_refused(rng):
     adapter = drawn(rng, 11, 7, 3)
-    with pytest.raises(ValueError, match="truncated: rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="truncated: rank must be an integer of at least 1, got 0"):
         truncated(adapter, 0)
     with pytest.raises(ValueError, match="truncated: scale must not be zero"):
         truncated(adapter, 2, 0.0)
-    with pytest.raises(ValueError, match="extracted: rank must be at least 1, got -1"):
+    with pytest.raises(
+        ValueError, match="extracted: rank must be an integer of at least 1, got -1"
+    ):
         extracted(np.ones((3, 2)), np.ones((3, 2)), -1)
     with pytest.raises(ShapeError, match="extracted: W must be"):
         extracted(np.ones((3, 2)), np.ones((2, 3)), 1)
 
 
 def test_what_is_below_a_pivot_or_the_tolerance_is_exactly_zero(rng):
-    E, pivots = echelon(rng.standard_normal((7, 5)))
-    assert pivots == (0, 1, 2, 3, 4)
+    E, pivots = echelon(rng.standard_normal((40, 30)))  # many, since most differences are zero
+    assert pivots == tuple(range(30))
     assert not np.tril(E, -1).any()
     assert echelon(np.array([[1.0, 2.0], [0.0, 1e-9]]), 1e-8)[0].tolist() == [[1, 2], [0, 0]]
 

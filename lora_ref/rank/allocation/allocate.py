@@ -14,7 +14,8 @@ Math:
 Shapes:
     adapters, gradients: a mapping of the layers' names to AdaLoRA, all of one model
 Errors:
-    ValueError if `peft_step` is past its last allocation and has no mask: PEFT fails there as well.
+    ValueError if `peft_step` is past its last allocation and has no mask: PEFT fails there as well;
+    what `mask` refuses of scores and masks.
 Limits:
     PEFT's last allocation is at exactly T − t_f: with t_f = 0 and steps counted from zero it never
     comes, with ΔT > 1 masks repeat only from then on. A masked λ has a gradient and regrows between

@@ -22,6 +22,7 @@ from typing import Any
 
 from ...adapters.adalora import AdaLoRA
 from ...arrays import namespace
+from ..picture import label_of
 
 
 def live_ranks(adapters: Mapping[str, AdaLoRA]) -> dict[str, int]:
@@ -83,7 +84,7 @@ class RankHistory:
         drawn = axes.imshow(
             list(ranks.values()), aspect="auto", interpolation="nearest", cmap="viridis", vmin=0
         )
-        axes.set_yticks(range(len(ranks)), list(ranks))
+        axes.set_yticks(range(len(ranks)), [label_of(name) for name in ranks])
         shown = range(0, len(self.steps), max(1, len(self.steps) // 10))
         axes.set_xticks(shown, [str(self.steps[i]) for i in shown])
         axes.set_xlabel("step")

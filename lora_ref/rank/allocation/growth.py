@@ -14,8 +14,10 @@ Units:
     The importance is in [0, 1): 1/2 at σ = √ρ, which is what ρ means. Σ of all is the effective
     number of degrees of freedom of ridge regression. ρ is in units of σ².
 Errors:
-    ValueError for ρ ≤ 0, for a threshold outside [0, 1), for more triplets than min(m, n), for a
-    patience or an interval below 1.
+    ValueError for a ρ that is not finite and above 0, a threshold outside [0, 1), more triplets
+    than min(m, n), a count, limit, patience or interval that is no integer or too small, a gain
+    that is not finite; for P, λ, Q or σ with NaN or infinity. TypeError if they are neither
+    float32 nor float64.
 Limits:
     Decomposing gives new P and Q: an optimiser's moments for the old ones mean nothing afterwards.
     λ = 0 and P, Q ≠ 0 give the fresh λ a gradient at once, and their P and Q one a step later.
@@ -32,27 +34,37 @@ import numpy as np
 
 from ...adapters.adalora import AdaLoRA
 from ...arrays import Array, as_array, namespace, on_device_of
+from ...shapes import shapes
+from ...values import checked_count, checked_finite, checked_number
+from ..spectrum import checked_range, svd_of
 from .mask import kept
 
 
 def decomposed(adapter: AdaLoRA) -> AdaLoRA:
     """The same update with orthonormal P and Q, and λ ≥ 0 falling; rank min(m, n) at the most."""
-    xp = namespace(adapter.P)
-    left, R = xp.linalg.qr(adapter.P)
-    right, S = xp.linalg.qr(adapter.Q.T)
-    U, lam, Vt = xp.linalg.svd(R @ (adapter.lam[:, None] * S.T), full_matrices=False)
-    return AdaLoRA(left @ U, lam, Vt @ right.T, adapter.scale)
+    for name in ("P", "lam", "Q"):
+        checked_finite("decomposed", f"adapter.{name}", getattr(adapter, name))
+    P, lam, Q = svd_of("decomposed", replace(adapter.lora(), scale=1.0))
+    return AdaLoRA(P, lam, Q, adapter.scale)
 
 
+@shapes(sigma="k")
 def ridge_importance(sigma: Array, regulariser: float) -> Array:
     """σ² / (σ² + ρ) of each singular value.
 
     >>> ridge_importance(np.array([3.0, 1.0, 0.0]), 1.0)
     array([0.9, 0.5, 0. ])
     """
-    if regulariser <= 0:
+    if checked_number("ridge_importance", "regulariser", regulariser) <= 0:
         raise ValueError(f"ridge_importance: regulariser must be above 0, got {regulariser}")
-    return sigma * sigma / (sigma * sigma + regulariser)
+    xp = namespace(sigma)
+    size = xp.abs(checked_finite("ridge_importance", "sigma", sigma))
+    root = xp.full_like(
+        size, checked_range("ridge_importance", "√regulariser", regulariser**0.5, size)
+    )
+    # The ratio of the smaller to the larger: the squares of σ and √ρ may leave the dtype's range.
+    ratio = xp.where(size > root, root, size) / xp.where(size > root, size, root)
+    return xp.where(size > root, xp.ones_like(ratio), ratio * ratio) / (1 + ratio * ratio)
 
 
 def pruned(adapter: AdaLoRA, threshold: float, regulariser: float) -> AdaLoRA:
@@ -60,14 +72,14 @@ def pruned(adapter: AdaLoRA, threshold: float, regulariser: float) -> AdaLoRA:
     if not 0 <= threshold < 1:
         raise ValueError(f"pruned: threshold must be in [0, 1), got {threshold}")
     whole = decomposed(adapter)
-    sigma = namespace(whole.lam).abs(whole.scale * whole.lam)
-    return kept(whole, ridge_importance(sigma, regulariser) >= threshold)
+    return kept(whole, ridge_importance(whole.scale * whole.lam, regulariser) >= threshold)
 
 
 def grown(adapter: AdaLoRA, count: int, rng: np.random.Generator) -> AdaLoRA:
     """With `count` more triplets of λ = 0, whose directions are orthonormal to those there."""
     rank, m, n = adapter.lam.shape[0], adapter.P.shape[0], adapter.Q.shape[1]
-    if not 0 <= count <= min(m, n) - rank:
+    checked_count("grown", "count", count, 0)
+    if count > min(m, n) - rank:
         raise ValueError(
             f"grown: count must be from 0 to min(m, n) − r = {min(m, n) - rank}, got {count}"
         )
@@ -95,9 +107,9 @@ class Plateau:
     waited: int = 0
 
     def __post_init__(self) -> None:
-        """A patience of at least one observation."""
-        if self.patience < 1:
-            raise ValueError(f"Plateau: patience must be at least 1, got {self.patience}")
+        """A patience of at least one observation, a gain that is a number."""
+        checked_count("Plateau", "patience", self.patience, 1)
+        checked_number("Plateau", "gain", self.gain)
 
     @property
     def is_reached(self) -> bool:
@@ -133,12 +145,9 @@ class GrowthRule:
     limit: int = 64
 
     def __post_init__(self) -> None:
-        """Intervals of at least one step."""
-        if min(self.prune_every, self.grow_every) < 1:
-            raise ValueError(
-                "GrowthRule: prune_every and grow_every must be at least 1, "
-                f"got {self.prune_every} and {self.grow_every}"
-            )
+        """Intervals of at least one step, counts that are counts."""
+        for name, least in (("prune_every", 1), ("grow_every", 1), ("count", 0), ("limit", 0)):
+            checked_count("GrowthRule", name, getattr(self, name), least)
 
     def step(
         self,

@@ -11,7 +11,8 @@ Math:
 Units:
     steps and triplets, whole numbers. The paper says nothing of rounding; both round down.
 Errors:
-    ValueError for a schedule without steps in which the budget falls, or whose budget rises.
+    ValueError for a field that is no integer, a schedule without steps in which the budget falls,
+    or whose budget rises.
 Limits:
     As printed, the paper's p is −t_f / (T − tᵢ − t_f) at t = tᵢ, where the budget jumps above b(0),
     and it falls short of 1: at T − t_f the budget drops to b(T) from above. With t_f = 0 the two
@@ -22,6 +23,10 @@ Source:
 """
 
 from dataclasses import dataclass
+
+from ...values import checked_count
+
+_LEAST = {"interval": 1}  # of the fields that may not be 0
 
 
 @dataclass(frozen=True)
@@ -37,20 +42,17 @@ class CubicSchedule:
 
     def __post_init__(self) -> None:
         """Refuse what is no schedule."""
-        if not 0 <= self.target <= self.initial:
+        for name, value in vars(self).items():
+            checked_count("CubicSchedule", name, value, _LEAST.get(name, 0))
+        if self.target > self.initial:
             raise ValueError(
                 f"CubicSchedule: target must be from 0 to initial = {self.initial}, "
                 f"got {self.target}"
             )
-        if not 0 <= self.warmup < self.last:
+        if self.warmup >= self.last:
             raise ValueError(
                 f"CubicSchedule: warmup must be from 0 to below total − final = {self.last}, "
                 f"got {self.warmup}"
-            )
-        if self.final < 0 or self.interval < 1:
-            raise ValueError(
-                "CubicSchedule: final must be at least 0 and interval at least 1, "
-                f"got {self.final} and {self.interval}"
             )
 
     @property
