@@ -77,7 +77,11 @@ TESTS = {
         "tests/checkpoint/test_ranks_of_files.py",
         "tests/checkpoint/test_peft.py",
         "tests/checkpoint/test_peft_config.py",
+        "tests/checkpoint/test_peft_directory.py",
         "tests/checkpoint/test_peft_hostile.py",
+        "tests/checkpoint/test_ranks_at_the_limits.py",
+        "tests/checkpoint/test_inputs_first.py",
+        "tests/checkpoint/test_combined.py",
         "tests/checkpoint/test_tuners.py",
         "tests/checkpoint/test_checkpoint.py",
         "tests/checkpoint/test_checkpoint_write.py",
@@ -88,6 +92,7 @@ TESTS = {
     "tuners": [
         "tests/checkpoint/test_tuners.py",
         "tests/checkpoint/test_tuner_refusals.py",
+        "tests/checkpoint/test_inputs_first.py",
     ],
 }
 NUMPY_ONLY = "not read_only and not strict and not torch and not jax and not cupy"

@@ -126,3 +126,9 @@ def test_an_adapter_is_a_frozen_dataclass_that_does_not_compare(cls):
 @pytest.mark.parametrize("cls", ADAPTERS, ids=lambda cls: cls.__name__)
 def test_the_fields_of_an_adapter_have_types(cls):
     assert get_type_hints(cls)
+
+
+def test_every_room_is_an_attribute_of_the_package():
+    inside = {"cli", "pages"}  # the command, and how it writes its reports
+    rooms = {m.name for m in pkgutil.iter_modules(lora_ref.__path__) if m.ispkg}
+    assert {*lora_ref.__all__} == rooms - inside

@@ -3,6 +3,7 @@
 from .adalora import AdaLoRA
 from .adalora_conv import AdaConvLoRA
 from .base import Adapter, apply_merged
+from .bitfit import BitFit
 from .conv import ConvLoRA
 from .dora import DoRA
 from .dora_columns import ColumnDoRA
@@ -42,6 +43,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     AdaConvLoRA,
     LoralibConvLoRA,
     BiasedLoRA,
+    BitFit,
     FusedLoRA,
     ExpertLoRA,
     LoHa,
@@ -65,6 +67,7 @@ __all__ = [
     "Adapter",
     "Bat",
     "BiasedLoRA",
+    "BitFit",
     "ColumnDoRA",
     "ConvDoRA",
     "ConvLoRA",

@@ -68,7 +68,7 @@ def is_embedding(module: str) -> bool:
 def short_targets(modules: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """What `target_modules` must say for these modules among those with weights in `names`.
 
-    The last part of a path where it is that of no other module, else the whole path.
+    The last part of a path where it is a name, and that of no other module, else the whole path.
 
     >>> short_targets(["l.0.q", "l.1.q", "l.0.k"], [f"l.{i}.{x}.weight" for i in (0, 1) for x in "qk"])
     ('q', 'l.0.k')
@@ -77,7 +77,9 @@ def short_targets(modules: Sequence[str], names: Sequence[str]) -> tuple[str, ..
     others = {name.rpartition(".")[0] for name in names} - wanted
     inside = others | {path.rpartition(".")[0] for path in wanted}
     taken = {part for path in inside for part in path.split(".")}
-    short = [m if m.rpartition(".")[2] in taken else m.rpartition(".")[2] for m in modules]
+    # A number is also the name of modules without tensors, such as activations in a Sequential.
+    last = {m: m.rpartition(".")[2] for m in modules}
+    short = [m if n in taken or n.isdecimal() else n for m, n in last.items()]
     return tuple(dict.fromkeys(short))
 
 

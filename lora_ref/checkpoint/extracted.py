@@ -184,7 +184,7 @@ def _stored(A: np.ndarray, B: np.ndarray, scale: float, dtype: DTypeLike) -> LoR
 
 def _matrix(model: Checkpoint, name: str) -> np.ndarray:
     stored, info = model.tensor(name), model.info(name)
-    if len(info.shape) != 2 or info.dtype not in FLOATS:
+    if len(info.shape) != 2 or 0 in info.shape or info.dtype not in FLOATS:
         need = f"be a matrix of {', '.join(FLOATS)} to be targeted"
         raise refusal(model.path, f"{shown(name)} must {need}, got {info.dtype} {list(info.shape)}")
     W = stored.astype(np.float64)

@@ -127,7 +127,9 @@ def _planned(
     ] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of each weight.")] = 8,
     init_rank: Annotated[int | None, typer.Option(help="AdaLoRA's first rank.")] = None,
-    condition: Annotated[int, typer.Option(help="Size of HyperLoRA's condition.")] = 64,
+    condition: Annotated[
+        int | None, typer.Option(help="Size of HyperLoRA's condition; default 64.")
+    ] = None,
     targets: Annotated[
         str | None, typer.Option(help="Names with commas, or all-linear; default: PEFT's.")
     ] = None,
@@ -158,7 +160,7 @@ def _planned(
 ) -> int:
     """What an adapter trains, stores and computes on a model, and which variant to choose.
 
-    Exit status: 0, or 2 for unusable input. --choose replaces --method by the flowchart's answer
+    Exit status: 0, or 2 for unusable input. --choose takes the method that the flowchart answers
     to --memory-extreme (or --memory-gb), --multi-task, --dynamic, --much-compute and --expressive.
     """
     from ..plan import Needs

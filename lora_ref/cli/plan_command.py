@@ -28,6 +28,7 @@ from .plan_options import PlanOptions as PlanOptions
 from .plan_options import refuse, refuse_unused
 from .terminal import print_lines
 
+CONDITION = 64  # the size of a condition unless it is said
 MODELS = {"gpt3-175b": gpt3}
 SCALE = {"rslora": "s = α/√r, the cost is LoRA's"}
 
@@ -90,7 +91,8 @@ def _method(options: PlanOptions) -> Method:
         first = -(-3 * rank // 2) if options.init_rank is None else options.init_rank
         return Adaptive(rank, first)
     if options.method == "hyperlora":
-        return Generated(rank, options.condition, options.condition)
+        size = CONDITION if options.condition is None else options.condition
+        return Generated(rank, size, size)
     return LowRank(rank)
 
 

@@ -6,7 +6,6 @@ from ..checkpoint.errors import shown
 from ..plan import DTYPES, OPTIMIZERS, Needs
 from .failures import Usage
 
-CONDITION = 64  # the default of --condition
 MOST_GB = 1e12
 METHODS = ("lora", "rslora", "dora", "double-lora", "adalora", "hyperlora", "qlora")
 
@@ -21,7 +20,7 @@ class PlanOptions:
     method: str
     rank: int
     init_rank: int | None
-    condition: int
+    condition: int | None
     targets: str | None
     optimizer: str
     dtype: str
@@ -67,7 +66,7 @@ def refuse_unused(options: PlanOptions) -> None:
     """Refuse what only another method than the one to plan would look at."""
     for option, given, method in (
         ("--init-rank", options.init_rank is not None, "adalora"),
-        ("--condition", options.condition != CONDITION, "hyperlora"),
+        ("--condition", options.condition is not None, "hyperlora"),
     ):
         if given and options.method != method:
             raise Usage(f"{option} goes with the method {method}, got {options.method}")

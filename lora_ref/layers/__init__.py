@@ -15,6 +15,7 @@ from .attention import (
     split_heads,
 )
 from .block import BlockParameters, BlockWeights, block, pre_norm
+from .bottleneck import bottleneck
 from .combinators import chain, fixed, recompute, residual
 from .embedding import embedding
 from .linear import adapted_linear, affine, linear
@@ -41,6 +42,7 @@ LAYERS = (
     gelu,
     gelu_tanh,
     silu,
+    bottleneck,
     cross_entropy,
 )
 
@@ -55,6 +57,7 @@ __all__ = [
     "affine",
     "attention",
     "block",
+    "bottleneck",
     "causal_mask",
     "chain",
     "cross_entropy",

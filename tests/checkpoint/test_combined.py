@@ -2,6 +2,19 @@
 
 import numpy as np
 import pytest
+from combined_files import (
+    DENSITY,
+    SHAPES,
+    WEIGHTS,
+    adapter,
+    by_hand,
+    dense,
+    linear,
+    made,
+    random,
+    three,
+    updates,
+)
 from peft_files import BFLOAT16, P, save
 
 from lora_ref.checkpoint import CheckpointError
@@ -10,106 +23,6 @@ from lora_ref.checkpoint.combined import combined
 from lora_ref.checkpoint.peft import PeftAdapter, write_adapter
 from lora_ref.compose.ties import by_count, by_total
 from lora_ref.testing.tolerance import assert_close, relative_error
-
-RNG = np.random.default_rng(5)
-WEIGHTS = (0.7, -0.4, 1.3)
-SHAPES = {"a.q": (11, 7), "b.q": (8, 8), "a.v": (7, 13)}
-DENSITY = 0.6
-
-
-def random(*shape, dtype="float64"):
-    return RNG.normal(size=shape).astype(dtype)
-
-
-def linear(path, rank, shape, dtype="float64"):
-    m, n = shape
-    return {
-        f"{P}{path}.lora_A.weight": random(rank, n, dtype=dtype),
-        f"{P}{path}.lora_B.weight": random(m, rank, dtype=dtype),
-    }
-
-
-def adapter(folder, ranks, dtype="float64", **fields):
-    tensors = {}
-    for path, rank in ranks.items():
-        tensors |= linear(path, rank, SHAPES[path], dtype)
-    return save(folder, tensors, target_modules=["q", "v"], **fields)
-
-
-def three(folder, dtype="float64"):
-    """Equal ranks in every module, and every way of saying a scale."""
-    ranks = {"a.q": 3, "b.q": 2, "a.v": 3}
-    both = {"r": 3, "rank_pattern": {"b.q": 2}, "dtype": dtype}
-    return [
-        adapter(folder / "one", ranks, lora_alpha=5, **both),
-        adapter(folder / "two", ranks, lora_alpha=7, use_rslora=True, **both),
-        adapter(folder / "three", ranks, lora_alpha=2, alpha_pattern={"a.v": -11}, **both),
-    ]
-
-
-def dense(directory):
-    """s B A of every module, and its factors with the root of the scale in each, by hand."""
-    read = PeftAdapter.open(directory)
-    raw, found = read.config.raw, {}
-    for path in SHAPES:
-        if f"{P}{path}.lora_A.weight" not in read.stored:
-            continue
-        A, B = (read.stored[f"{P}{path}.lora_{x}.weight"].astype("float64") for x in "AB")
-        alpha = raw.get("alpha_pattern", {}).get(path, raw["lora_alpha"])
-        s = alpha / (len(A) ** 0.5 if raw.get("use_rslora") else len(A))
-        found[path] = s, A, B
-    return found
-
-
-def made(directories, method, rank=None, weights=WEIGHTS, density=DENSITY, elect=by_total, **more):
-    rule = rules(density, elect, np.random.default_rng(9))[method]
-    return combined(directories, weights, rule, rank, **more)
-
-
-def updates(adapter, folder):
-    """What is read back of what was written."""
-    write_adapter(folder, adapter)
-    return {path: s * B @ A for path, (s, A, B) in dense(folder).items()}
-
-
-def largest(t, density):
-    size = np.sort(np.abs(t).ravel())[::-1][: int(density * t.size)]
-    return np.where(np.abs(t) >= size[-1], t, 0)
-
-
-def dropped(rng):
-    return lambda t: np.where(rng.random(t.shape) < DENSITY, t, 0) / DENSITY
-
-
-def agreeing(tensors, weights, elect):
-    votes = sum(np.sign(t) if elect is by_count else t for t in tensors)
-    sign = np.where(votes >= 0, 1, -1)
-    agrees = [np.sign(t) == sign for t in tensors]
-    total = sum(w * t * a for w, t, a in zip(weights, tensors, agrees, strict=True))
-    return total / np.maximum(sum(a.astype(int) for a in agrees), 1)
-
-
-def by_hand(parts, weights, method, rank, rng, elect=by_total):
-    """The combination of one weight as the definition has it."""
-    kind = method.removesuffix("_svd")
-    prune = {"t": lambda t: largest(t, DENSITY), "m": lambda t: largest(t, DENSITY)}.get(
-        kind[0], dropped(rng) if kind.startswith("dare") else lambda t: t
-    )
-
-    def combine(tensors, weights):
-        if kind.endswith("ties"):
-            return agreeing(tensors, weights, elect)
-        return sum(w * t for w, t in zip(weights, tensors, strict=True))
-
-    if method in OF_FACTORS:
-        c = np.array([w * s for w, (s, _, _) in zip(weights, parts, strict=True)])
-        A = combine([prune(A) for _, A, _ in parts], np.sign(c) * np.sqrt(np.abs(c)))
-        return combine([prune(B) for _, _, B in parts], np.sqrt(np.abs(c))) @ A
-    deltas = [s * B @ A for s, A, B in parts]
-    if method == "cat":
-        return combine(deltas, weights)
-    U, S, Vt = np.linalg.svd(combine([prune(t) for t in deltas], weights), full_matrices=False)
-    return (U[:, :rank] * S[:rank]) @ Vt[:rank]
 
 
 @pytest.mark.parametrize("elect", [by_total, by_count])
@@ -286,62 +199,13 @@ def test_a_path_takes_the_place_of_targets_that_are_an_expression(tmp_path):
     assert config.target_modules == ("a.q", "b.q")
 
 
-Q = {"target_modules": ["q"]}
-GOOD = linear("a.q", 3, (11, 7))
-HEAD = {f"{P}head.weight": random(3, 7)}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "fields", "said"),
-    [
-        (GOOD, {"peft_type": "LOHA"}, "peft_type must be 'LORA'"),
-        (GOOD, {"use_dora": True}, "use_dora asks for DoRA"),
-        (GOOD, {"init_lora_weights": "pissa"}, "converted to a plain LoRA before"),
-        (GOOD, {"fan_in_fan_out": True}, "must have the fan_in_fan_out of"),
-        (GOOD, {"layer_replication": [[0, 1]]}, "must have the layer_replication of"),
-        (GOOD | HEAD, {"modules_to_save": ["head"]}, "1 that are not: "),
-        (GOOD | {f"{P}a.q.lora_B.bias": random(11)}, {"lora_bias": True}, "a lora_bias"),
-        (linear("a.q", 3, (11, 8)), Q, "of one kind and size"),
-        (linear("a.q", 3, (12, 7)), Q, "of one kind and size"),
-        (
-            {f"{P}m.w.lora_A.weight": random(6, 7), f"{P}m.w.lora_B.weight": random(9, 6)},
-            {"target_parameters": ["w.x"]},
-            "a targeted parameter",
-        ),
-        (
-            {
-                f"{P}c.lora_A.weight": random(4, 4, 3, 2),
-                f"{P}c.lora_B.weight": random(6, 2, 1, 1),
-            },
-            {"r": 4},
-            "a grouped convolution",
-        ),
-        (
-            GOOD | {f"{P}emb.token_adapter.trainable_tokens_delta": random(2, 7)},
-            {"trainable_token_indices": [1, 2]},
-            "no trained token rows",
-        ),
-    ],
-)
-def test_what_has_no_combination_is_refused_in_one_line(tmp_path, tensors, fields, said):
-    good = save(tmp_path / "good", GOOD, **Q)
-    bad = save(tmp_path / "bad", tensors, **Q | fields)
-    with pytest.raises(CheckpointError) as refused:
-        made([good, bad], "cat", weights=(1, 1))
-    assert said in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(("count", "weights"), [(0, ()), (2, (1,)), (1, (1, 1))])
-def test_there_must_be_a_weight_for_each_adapter(tmp_path, count, weights):
-    with pytest.raises(ValueError, match="one for each directory"):
-        made(three(tmp_path)[:count], "cat", weights=weights)
-
-
-def test_factors_that_leave_the_range_of_their_type_are_refused(tmp_path):
-    large = save(tmp_path / "a", {k: 1e3 * t for k, t in GOOD.items()}, lora_alpha=1000, **Q)
-    with pytest.raises(CheckpointError, match="must be finite, has NaN or infinity"):
-        made([large], "cat", weights=(1000,), dtype="float16")
+def test_paths_take_the_place_of_names_that_hold_in_some_layers_only(tmp_path):
+    fields = {"layers_to_transform": [0], "target_modules": ["q"]}
+    one = save(tmp_path / "a", linear("l.0.q", 3, (11, 7)), **fields)
+    two = save(tmp_path / "b", linear("l.0.v", 3, (8, 8)), target_modules=["v"])
+    done = made([one, two], "cat", weights=(1, 1)).adapter
+    # q of the other layers would be a target of the name, and is in neither file.
+    assert done.config.target_modules == ("l.0.q", "l.0.v")
 
 
 def test_progress_has_every_module(tmp_path):

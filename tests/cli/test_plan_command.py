@@ -185,7 +185,7 @@ def test_the_memory_that_is_asked_for_is_that_of_lora_on_16_bits(capsys, config)
         (("--shape", "q:2x3", "--choose", "--memory-gb", "1e300"), "1e+12, got 1e+300"),
         (("--shape", "q:2x3", "--choose", "--method", "dora"), "it goes without --method dora"),
         (("--shape", "q:2x3", "--init-rank", "9"), "--init-rank goes with the method adalora"),
-        (("--shape", "q:2x3", "--condition", "9"), "--condition goes with the method hyperlora"),
+        (("--shape", "q:2x3", "--condition", "64"), "--condition goes with the method hyperlora"),
         (("--shape", "q:2x3", "--choose", "--init-rank", "9"), "method adalora, got lora"),
         (("--shape", "q:2x3", "--method", "adalora", "--init-rank", "0"), "start must be"),
         (("--shape", "q:2x3", "--shape", "q:4x3"), "every weight once, got 'q' twice"),
