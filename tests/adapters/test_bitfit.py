@@ -40,7 +40,7 @@ def test_the_gradient_of_delta_is_that_of_the_bias(problem, rng):
 
 
 def test_it_starts_at_the_base_model(problem):
-    x, W, b, _ = problem
+    _, W, b, _ = problem
     adapter = BitFit.init(b)
     assert np.array_equal(adapter.bias(b)[0], b)
     assert adapter.merge(W) is W
