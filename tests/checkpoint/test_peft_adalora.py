@@ -242,3 +242,9 @@ def test_a_directory_that_holds_something_else_is_never_overwritten(adapters, tm
     with pytest.raises(CheckpointError, match="must hold an adapter and nothing else"):
         write_adalora(out, adapters, FIELDS, overwrite=True)
     assert (out / "precious").read_text() == "mine"
+
+
+def test_what_is_printed_of_a_file_holds_no_header_and_no_stored_arrays(adapters, tmp_path):
+    write_adalora(tmp_path / "out", adapters, FIELDS)
+    said = repr(read_adalora(tmp_path / "out"))
+    assert not any(f"{name}=" in said for name in ("stored", "specs", "header"))

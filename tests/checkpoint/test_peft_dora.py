@@ -218,3 +218,8 @@ def test_peft_and_we_read_each_others_files(name, peers, tmp_path):
         W_merged = merged.get_submodule(path).weight.detach().numpy()
         assert isinstance(adapter, FanInFanOut) == (name == "Conv1D")
         assert_close(adapter.merge(W), W_merged, "golden", path)
+
+
+def test_what_is_printed_of_a_file_holds_no_arrays_and_no_bytes():
+    said = repr(from_dora(everything(), FIELDS))
+    assert not any(f"{name}=" in said for name in ("stored", "specs", "header", "text"))

@@ -436,3 +436,10 @@ def test_patterns_keep_their_order_of_which_the_first_that_fits_counts(tmp_path)
     write_adapter(tmp_path / "b", reranked(adapter, 3).adapter)
     after = {m.path: m.alpha for m in PeftAdapter.open(tmp_path / "b").modules}
     assert before == after == {"layers.0.v_proj": 16, "layers.1.v_proj": 16}
+
+
+def test_a_module_that_did_not_change_has_rank_one_and_no_error(tmp_path):
+    base = model(tmp_path / "base", base_tensors())
+    done = extracted(base, base, None, ["q"], energy=0.9)
+    assert {module.rank for module in done.adapter.modules} == {1}
+    assert set(done.errors.values()) == {0.0}
