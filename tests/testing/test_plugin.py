@@ -413,7 +413,7 @@ def test_a_plain_test_run_with_the_plugin_loads_nothing_of_the_library(pytester)
         def test_it():
             loaded = [m for m in sys.modules if m.startswith(("numpy", "hypothesis", "lora_ref"))]
             assert sorted(loaded) == [
-                "lora_ref", "lora_ref.testing", "lora_ref.testing.plugin",
+                "lora_ref", "lora_ref.late", "lora_ref.testing", "lora_ref.testing.plugin",
                 "lora_ref.testing.recorder", "lora_ref.testing.recording",
             ]
         """

@@ -29,7 +29,8 @@ from lora_ref.verdict.orders import AnyOrder
 FLOAT64_CONTRACT = Contract("float64", FLOAT64, FLOAT64, Accumulator(FLOAT64), FLOAT64)
 CONTRACTS = [FLOAT32_CONTRACT, BFLOAT16_CONTRACT, FLOAT16_CONTRACT]
 FOURTEEN_BITS = Grid("14 bits", 14, -126, (2 - 2.0**-13) * 2.0**127, True)
-NEARLY_EXACT = ("relu", "embedding")  # no rounding at all, and one addition here and there
+# Without any rounding, or with one addition here and there.
+NEARLY_EXACT = ("relu", "embedding", "BitFit.weight")
 ONE_RMS = 0.25  # of one rounding in units of u: 1/√12 ulp is 0.29 u to 0.58 u
 
 VARIED = ["LoRA.apply", "attention, causal", "DoRA.apply", "block", "ConvLoRA.apply", "embedding"]
