@@ -17,6 +17,7 @@ PACKAGES = (
     "lora_ref.layers",
     "lora_ref.adapters",
     "lora_ref.adapters.generators",
+    "lora_ref.compose",
     "lora_ref.plan",
     "lora_ref.testing",
 )
@@ -98,6 +99,14 @@ def test_all_is_the_public_names(package):
     rooms = {name for name in listed if inspect.ismodule(getattr(module, name))}
     assert names == listed - rooms
     assert module is lora_ref or not rooms
+
+
+@pytest.mark.parametrize("name", ["ties", "truncated", "mixed_batch", "lora_of_data"])
+def test_a_function_stands_before_the_file_that_is_called_the_same_and_both_are_there(name):
+    file = importlib.import_module(f"lora_ref.compose.{name}")
+    room = importlib.import_module("lora_ref.compose")
+    assert inspect.ismodule(file)
+    assert getattr(room, name) is getattr(file, name)
 
 
 @pytest.mark.parametrize("name", every_module())

@@ -12,9 +12,9 @@ Math:
 Shapes:
     x (..., n)   W (m, n)   P (m, r)   λ (r,), the field `lam`   Q (r, n)
 Units:
-    s has no unit. Equation (3) has none; `init` takes LoRA's α/r, and `peft_scaling` is the
-    α/(r + 10⁻⁵) of the authors' code and of PEFT. r is the rank at the start: triplets that are
-    masked or removed later do not change s.
+    s has no unit. Equation (3) has none; `init` takes LoRA's α/r, and `init_peft` α/(r + 10⁻⁵),
+    the `peft_scaling` of the authors' code and of PEFT, which a file of PEFT's needs. r is the rank
+    at the start: triplets that are masked or removed later do not change s.
 Init:
     λ = 0, so W' = W and training starts at the base model; P, Q ~ N(0, 0.02²). dP and dQ are zero
     there, so the first step moves λ alone, and what the penalty of orthogonality moves.
@@ -29,7 +29,7 @@ Source:
     and λ is multiplied onto Q before the products, x (ΛQ)ᵀ Pᵀ.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -69,6 +69,11 @@ class AdaLoRA(Adapter):
         P, Q = (rng.normal(0, _DEVIATION, size=size) for size in ((m, rank), (rank, n)))
         lam = namespace(W).zeros((rank,), dtype=W.dtype, **on_device_of(W))
         return cls(as_array(P, W), lam, as_array(Q, W), scale)
+
+    @classmethod
+    def init_peft(cls, W: Array, rank: int, alpha: float, rng: np.random.Generator) -> Self:
+        """`init` at the scale of PEFT and the authors' code, `peft_scaling(alpha, rank)`."""
+        return replace(cls.init(W, rank, alpha, rng), scale=peft_scaling(alpha, rank))
 
     def lora(self) -> LoRA:
         """The same update as a LoRA, with λ folded into A."""

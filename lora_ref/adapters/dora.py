@@ -1,7 +1,9 @@
 """DoRA: weight-decomposed low-rank adaptation, of a linear layer.
 
 Each row of the weight is split into its length and its direction. LoRA moves the direction, and
-the length, a magnitude for each output, is trained by itself.
+the length, a magnitude for each output, is trained by itself. PEFT trains with ‖V‖ held constant:
+that is detach_norm=True, which `init` and `around` must be asked for, and the default is the full
+gradient. The weights are the same.
 
 Math:
     V = W + s B A        c = ‖V‖ by row        g = m / c
@@ -49,7 +51,11 @@ from .lora import LoRA
 @shapes(A="r n", B="m r", m="m")
 @dataclass(frozen=True, eq=False)
 class DoRA(Adapter):
-    """W' = m V / ‖V‖ by row, V = W + s B A; `detach_norm` is the gradient that PEFT trains with."""
+    """W' = m V / ‖V‖ by row, V = W + s B A.
+
+    The default is the full gradient. `detach_norm=True` is the gradient that PEFT trains with, and
+    what PEFT's files are read with and written from.
+    """
 
     A: Array
     B: Array

@@ -15,8 +15,9 @@ Init:
     The generator's. ΔW = 0 at the start where it writes B = 0, as `generators.pieces.Heads` does:
     A is then LoRA's, for every condition.
 Errors:
-    ShapeError if the condition is one for each example (`HyperLoRAPerExample` takes those), or what
-    is generated does not fit W.
+    TypeError if the condition is a bare vector, which `UserEmbedding` makes one, or no condition.
+    ShapeError if it is not as wide as the generator asks for, or one for each example
+    (`HyperLoRAPerExample` takes those), or if what is generated does not fit W.
 Limits:
     Once generated it is LoRA: `lora` gives it, to be merged, saved or served. The gradients are
     those of θ and of the condition together; that of the condition is a gradient of what it holds,
@@ -35,7 +36,7 @@ from ..arrays import Array, Backward
 from ..shapes import ShapeError, shapes
 from ..trees import tree_map
 from .base import Adapter
-from .generators.base import Condition, Generator, generated
+from .generators.base import Condition, Generator, check_parts, generated
 from .lora import LoRA
 
 C = TypeVar("C", bound=Condition)
@@ -49,6 +50,11 @@ class HyperLoRA(Adapter):
     condition: Condition
     at: Any  # the layer, as the generator names it
     scale: float
+
+    def __post_init__(self) -> None:
+        """A generator, and a condition that it can be asked for."""
+        super().__post_init__()
+        check_parts("HyperLoRA", self.generator, self.condition)
 
     def lora(self) -> tuple[LoRA, Backward]:
         """The adapter that is generated, and backward: dLoRA -> dθ."""
@@ -85,6 +91,7 @@ def adapters_of(
     """
     if not layers:
         raise ValueError("adapters_of: layers must hold at least one layer, got none")
+    check_parts("adapters_of", generator, condition)
     c, condition_backward = condition.vector()
     loras, backwards = [], []
     for layer in layers:

@@ -14,7 +14,8 @@ Shapes:
     x (..., N, T, n), T rows of each example   W (m, n)   c (N, k)   A (N, r, n)   B (N, m, r)
     W' (N, m, n)   y (..., N, T, m)
 Errors:
-    ShapeError if the condition is not one for each of N examples, or x or W do not fit.
+    TypeError if the condition is a bare array or no condition; ShapeError if it is not one for each
+    of N examples, or not as wide as the generator asks for, or x or W do not fit.
 Limits:
     An example with one row is T = 1: x (N, 1, n), not (N, n).
     The merged weight is N weights: `weight` defines, nobody ships it.
@@ -30,7 +31,7 @@ from typing import Any
 from ..arrays import Array, Backward, namespace
 from ..shapes import ShapeError, shapes
 from .base import Adapter
-from .generators.base import Condition, Generator, generated
+from .generators.base import Condition, Generator, check_parts, generated
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,11 @@ class HyperLoRAPerExample(Adapter):
     condition: Condition
     at: Any  # the layer, as the generator names it
     scale: float
+
+    def __post_init__(self) -> None:
+        """A generator, and a condition that it can be asked for."""
+        super().__post_init__()
+        check_parts("HyperLoRAPerExample", self.generator, self.condition)
 
     @shapes(W="m n")
     def weight(self, W: Array) -> tuple[Array, Backward]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .config_fields import ends
 from .errors import refusal, shown
-from .extracted import ends
 from .peft import PeftAdapter
+from .peft_config import refuse_changed_base
 from .peft_modules import Kind
 from .spectra import groups_of
 
@@ -85,11 +86,7 @@ def _targets(adapters: Sequence[PeftAdapter], modules: Sequence[str]) -> list[st
 
 
 def _refuse_uncombined(directory: str | os.PathLike[str], adapter: PeftAdapter) -> None:
-    config = adapter.config
-    if config.base_is_changed:
-        how = shown(config.init_lora_weights)
-        need = "must be converted to a plain LoRA before: its initialisation changed the base"
-        raise refusal(directory, f"{need}, init_lora_weights is {how}")
+    refuse_changed_base(adapter.config, directory)
     if adapter.tokens:
         got = shown([rows.target for rows in adapter.tokens])
         raise refusal(directory, f"must have no trained token rows to be combined, got {got}")

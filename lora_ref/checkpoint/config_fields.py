@@ -6,7 +6,7 @@ Source:  PEFT 0.21.2, config.py, PeftConfigMixin; utils/other.py, get_pattern_ke
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,23 @@ def text_of(fields: Mapping[str, Any], path: object = CONFIG_NAME) -> bytes:
         return json.dumps(ordered, indent=2, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise refusal(path, f"must be JSON: {error}") from None
+
+
+def ends(module: str, targets: Sequence[str]) -> bool:
+    """Whether the path is one of `targets` or ends in one, as PEFT targets modules."""
+    return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def with_targets(fields: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """`fields`, with these paths as target_modules if they have none: PEFT must find its modules.
+
+    >>> with_targets({"r": 3}, ["a.v", "a.q"])
+    {'r': 3, 'target_modules': ['a.q', 'a.v']}
+    >>> with_targets({"target_modules": "all-linear"}, ["a.q"])
+    {'target_modules': 'all-linear'}
+    """
+    missing = fields.get("target_modules") is None and (targets := sorted(paths))
+    return {**fields, "target_modules": targets} if missing else {**fields}
 
 
 def matching_key(patterns: Mapping[str, Any], path: str) -> str:

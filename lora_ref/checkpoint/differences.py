@@ -8,7 +8,8 @@ Errors:  CheckpointError, one line, if a tensor is in one of the models only or 
          there, and for one that changed and is not of a floating type of 16 bits or more, or has
          NaN or infinity in it
 Limits:  that a matrix is the weight of a linear layer is in no file: it is taken for one unless
-         its module has the name of an embedding, which has the same shape and other factors.
+         its module has the name of an embedding, which has the same shape and other factors, and
+         is not among those that `linear` says are linear all the same.
          Tensors are compared by their bytes and then in blocks, so little is held of each
 Source:  PEFT 0.21.2, tuners/lora/layer.py: the factors of Linear and those of Embedding
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .checkpoint import Checkpoint
+from .config_fields import ends
 from .errors import refusal, shown
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -36,23 +38,32 @@ class Differences:
 
 
 def differences(
-    before: Checkpoint, after: Checkpoint, progress: Callable[[str], None] | None = None
+    before: Checkpoint,
+    after: Checkpoint,
+    progress: Callable[[str], None] | None = None,
+    *,
+    linear: Sequence[str] = (),
 ) -> Differences:
     """Compare two checkpoints of the same tensors; `progress` is called with each name."""
     _refuse_names(before, after)
-    linear, other, equal = [], {}, 0
+    matrices, other, equal = [], {}, 0
     for name in before.names:
         by = _checked_change(before, after, name)
         module = name.removesuffix(".weight")
         if by == 0:
             equal += 1
-        elif module != name and len(before.info(name).shape) == 2 and not is_embedding(module):
-            linear.append(module)
+        elif module != name and is_linear(module, linear) and len(before.info(name).shape) == 2:
+            matrices.append(module)
         else:
             other[name] = by
         if progress is not None:
             progress(name)
-    return Differences(tuple(linear), other, equal)
+    return Differences(tuple(matrices), other, equal)
+
+
+def is_linear(module: str, linear: Sequence[str] = ()) -> bool:
+    """Whether a matrix is taken for a linear layer's: by its module's name, or as `linear` says."""
+    return ends(module, linear) or not is_embedding(module)
 
 
 def is_embedding(module: str) -> bool:

@@ -9,10 +9,11 @@ Errors:  CheckpointError where no weight is targeted, a targeted weight is in on
          only or has another shape there, is no matrix, is not of a floating type of 16 bits or
          more, or is not finite, and where factors leave the range of `dtype`; ValueError for an
          alpha of zero, and where neither rank nor energy is given
-Limits:  what is targeted must be the weight of a linear layer: an embedding has the same shape in
-         a file, but its factors have other names. Everything else that changed (norms, biases,
-         embeddings) is not in the adapter unless `modules_to_save` has its module; `left` has how
-         much each of them changed, so that nobody takes the adapter for the whole difference.
+Limits:  a targeted matrix is written as an embedding, E' − E = s (B A)ᵀ, if its module has the
+         name of one (`is_linear`), else as a linear layer. An output layer that is tied to an
+         embedding has none of its factors in PEFT. What changed and is not targeted (norms,
+         biases) is not in the adapter unless `modules_to_save` has its module; `left` has how much
+         each of them changed, so that nobody takes the adapter for the whole difference.
          Models stored in 16 bits differ by their rounding in every direction: a long flat tail of
          the spectrum is that, and no reason for a larger rank.
          A dense SVD for each weight: one or two minutes of a core for 4096 × 4096. Held at a time:
@@ -30,11 +31,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..adapters.embedding import EmbeddingLoRA
 from ..adapters.lora import LoRA
 from ..rank.measures import energy_rank, retained
 from ..rank.truncation import extracted as nearest
 from .checkpoint import Checkpoint
-from .differences import FLOATS, change
+from .config_fields import ends
+from .differences import FLOATS, change, is_linear
 from .errors import refusal, shown
 from .inputs_first import turned
 from .peft import PeftAdapter
@@ -70,22 +73,23 @@ def extracted(
     alpha: float | None = None,
     modules_to_save: Sequence[str] = (),
     fan_in_fan_out: bool = False,
+    linear: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Extracted:
     """The adapter of this rank that is nearest to the difference of the two models.
 
-    `fan_in_fan_out` says, as in PEFT, that the targeted weights are stored inputs first.
+    `fan_in_fan_out` says, as in PEFT, that the targeted weights are stored inputs first; `linear`
+    names modules that are linear layers, though they are called as embeddings are.
     `progress` is called with the name of each tensor that is done.
     """
     before, after = Checkpoint.open(base), Checkpoint.open(tuned)
-    cut = _Cut(before, after, fan_in_fan_out, rank, energy, dtype, alpha)
+    cut = _Cut(before, after, fan_in_fan_out, linear, rank, energy, dtype, alpha)
     parts: dict[str, _Part] = {}
     whole, left = {}, {}
     for name in dict.fromkeys((*before.names, *after.names)):
-        module, _, leaf = name.rpartition(".")
-        if leaf == "weight" and ends(module, target_modules):
-            parts[module] = cut.part(name)
-        elif name in after.homes and ends(module, modules_to_save):
+        if has_factors(name, target_modules):
+            parts[name.removesuffix(".weight")] = cut.part(name)
+        elif name in after.homes and is_whole(name, modules_to_save):
             whole[name] = np.array(after.tensor(name))
         elif by := change(before, after, name):
             left[name] = by
@@ -102,14 +106,20 @@ def extracted(
     return _finished(parts, fields | rank_fields(_each(parts, "rank"), alpha), whole, left)
 
 
-def ends(module: str, targets: Sequence[str]) -> bool:
-    """Whether the path is one of `targets` or ends in one, as PEFT targets modules."""
-    return any(module == target or module.endswith(f".{target}") for target in targets)
+def has_factors(name: str, target_modules: Sequence[str]) -> bool:
+    """Whether the tensor is a weight that the factors hold."""
+    module, _, leaf = name.rpartition(".")
+    return leaf == "weight" and ends(module, target_modules)
+
+
+def is_whole(name: str, modules_to_save: Sequence[str]) -> bool:
+    """Whether the tensor, if it has no factors, is stored whole."""
+    return ends(name.rpartition(".")[0], modules_to_save)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    adapter: LoRA
+    adapter: LoRA | EmbeddingLoRA
     spectrum: np.ndarray
     error: float
 
@@ -129,7 +139,10 @@ def _finished(
     left: Mapping[str, float],
 ) -> Extracted:
     config = LoraConfig.from_fields(fields)
-    loras = {module: turned(part.adapter, config.fan_in_fan_out) for module, part in parts.items()}
+    loras = {
+        path: turned(part.adapter, config.fan_in_fan_out and isinstance(part.adapter, LoRA))
+        for path, part in parts.items()
+    }
     spectra, shares, errors = (_each(parts, name) for name in ("spectrum", "retained", "error"))
     return Extracted(from_lora(loras, config, replaced=whole), spectra, shares, errors, left)
 
@@ -141,13 +154,13 @@ def _each(parts: Mapping[str, _Part], name: str) -> dict[str, Any]:
 class _Cut:
     """The factors of one weight after another, by one rule for all."""
 
-    def __init__(self, before, after, turned, rank, energy, dtype, alpha):
+    def __init__(self, before, after, turned, linear, rank, energy, dtype, alpha):
         if rank is None and energy is None:
             raise ValueError("extracted: rank or energy must be given, got neither")
         if alpha == 0:
             need = "scale must not be zero, since the factors are √(σ/|s|)"
             raise ValueError(f"extracted: {need}: got an alpha of 0")
-        self.before, self.after, self.turned = before, after, turned
+        self.before, self.after, self.turned, self.linear = before, after, turned, linear
         self.rank, self.energy, self.dtype, self.alpha = rank, energy, dtype, alpha
 
     def part(self, name: str) -> _Part:
@@ -155,18 +168,19 @@ class _Cut:
         if W.shape != W_tuned.shape:
             need = f"must have the shape {list(W.shape)} that it has in {self.before.path}"
             raise refusal(self.after.path, f"{shown(name)} {need}, got {list(W_tuned.shape)}")
-        if self.turned:
+        kind = LoRA if is_linear(name.removesuffix(".weight"), self.linear) else EmbeddingLoRA
+        if self.turned or kind is EmbeddingLoRA:
             W, W_tuned = W.T, W_tuned.T
         most = min(W.shape) if self.rank is None else min(self.rank, *W.shape)
         cut = nearest(W_tuned, W, most)
         S, A, B = cut.spectrum, cut.adapter.A, cut.adapter.B
         r = most if self.energy is None else max(1, min(most, energy_rank(S, self.energy)))
         scale = 1.0 if self.alpha is None else float(self.alpha) / r
-        lora = _stored(A[:r], B[:, :r], scale, self._dtype(name))
+        A, B = _stored(A[:r], B[:, :r], scale, self._dtype(name))
         size = float(np.linalg.norm(S))
-        B, A = (t.astype(np.float64) for t in (lora.B, lora.A))
-        apart = float(np.linalg.norm(W_tuned - W - scale * (B @ A)))
-        return _Part(lora, S, apart / size if size else 0.0)
+        held = B.astype(np.float64) @ A.astype(np.float64)
+        apart = float(np.linalg.norm(W_tuned - W - scale * held))
+        return _Part(kind(A, B, scale), S, apart / size if size else 0.0)
 
     def _dtype(self, name: str) -> DTypeLike:
         if self.dtype is not None:
@@ -174,12 +188,13 @@ class _Cut:
         return np.float64 if self.before.info(name).dtype == "F64" else np.float32
 
 
-def _stored(A: np.ndarray, B: np.ndarray, scale: float, dtype: DTypeLike) -> LoRA:
+def _stored(
+    A: np.ndarray, B: np.ndarray, scale: float, dtype: DTypeLike
+) -> tuple[np.ndarray, np.ndarray]:
     """The factors of a scale of 1 at this scale, shared out alike, in the type of the file."""
     root = abs(scale) ** 0.5
     with np.errstate(over="ignore"):  # an infinity is refused with the name of its tensor
-        A, B = (A / root).astype(dtype), (B * math.copysign(1 / root, scale)).astype(dtype)
-    return LoRA(A, B, scale)
+        return (A / root).astype(dtype), (B * math.copysign(1 / root, scale)).astype(dtype)
 
 
 def _matrix(model: Checkpoint, name: str) -> np.ndarray:

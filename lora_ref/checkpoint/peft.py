@@ -20,6 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ..adapters.base import Adapter
+from ..layers.convolution import Geometry
 from .atomic import new_directory
 from .checkpoint import ADAPTER_FILES, ADAPTER_WEIGHTS
 from .errors import refusal, shown
@@ -29,6 +31,7 @@ from .peft_directory import METADATA, Renamed, Tensors, config_of, read_tensors
 from .peft_keys import parse_key
 from .peft_modules import LoraModule, read_modules
 from .peft_replaced import TokenRows, read_replaced
+from .peft_to_lora import to_lora
 from .safetensors import write_safetensors
 
 _COMPANIONS = (*ADAPTER_FILES, "README.md", "PROVENANCE.json")
@@ -59,6 +62,41 @@ class PeftAdapter:
     def open(cls, directory: str | os.PathLike[str]) -> "PeftAdapter":
         """Read the adapter in `directory`."""
         return assembled(LoraConfig.read(config_of(directory)), read_tensors(directory))
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapter of each module by its path; see `adapters_with` for what needs to be told."""
+        return self.adapters_with()
+
+    def adapters_with(
+        self, geometries: Mapping[str, Geometry] | None = None, *, on_residual: bool = False
+    ) -> dict[str, Adapter]:
+        """The adapter of each module, as `to_lora` makes it: by path, a parameter's by its name.
+
+        A convolution needs its geometry under its path. Factors of an adapter whose initialisation
+        changed the base (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) belong to that changed base, the
+        residual: `on_residual` says that this is where they go.
+
+        Errors: CheckpointError for factors of a residual where it is not said; ValueError for a
+        convolution without its geometry.
+        """
+        if not on_residual:
+            refuse_residual(self.config, self.path)
+        given = geometries or {}
+        return {module.name: to_lora(module, given.get(module.path)) for module in self.modules}
+
+
+def refuse_residual(config: LoraConfig, path: object) -> None:
+    """Refuse factors of a changed base before they are taken for those of the base itself."""
+    if config.base_is_changed:
+        how = shown(config.init_lora_weights)
+        raise refusal(
+            path,
+            f"holds factors of the base that init_lora_weights {how} changed, not of the base "
+            "itself: call adapters_with(on_residual=True) and give them that residual, such as "
+            "lora_ref.init.pissa(W, rank, scale)[1], or let PEFT's save_pretrained convert them "
+            "with path_initial_model_for_weight_conversion",
+        )
 
 
 def assembled(config: LoraConfig, tensors: Tensors) -> PeftAdapter:

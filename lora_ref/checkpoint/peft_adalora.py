@@ -25,7 +25,7 @@ from ..adapters.adalora import AdaLoRA
 from ..adapters.base import Adapter
 from ..rank.allocation.mask import kept
 from .adalora_config import AdaLoraConfig
-from .config_fields import text_of
+from .config_fields import text_of, with_targets
 from .errors import refusal, shown
 from .header import TensorSpec
 from .inputs_first import check_turned, inside, turned
@@ -80,7 +80,8 @@ def from_adalora(
     """Lay out `adapters` as PEFT saves them with the settings `fields`; `mask` removes triplets.
 
     Adapters of a rank that is their mask's count, as `read_adalora` gives them, stay as they are.
-    `fields` needs init_r, lora_alpha and total_step; its rank_pattern, if any, gives way to `mask`.
+    `fields` needs init_r, lora_alpha and total_step; its rank_pattern, if any, gives way to `mask`,
+    and target_modules, if it has none, is the paths.
     `replaced` has base tensors (modules_to_save, biases) under their own names.
     """
     if mask is not None and mask.keys() != adapters.keys():
@@ -89,6 +90,7 @@ def from_adalora(
     if type(fields.get("total_step")) is not int or fields["total_step"] < 1:
         got = shown(fields.get("total_step"))
         raise ValueError(f"from_adalora: total_step of fields must be at least 1, got {got}")
+    fields = with_targets(fields, adapters)
     fields = {**fields, "peft_type": "ADALORA", "rank_pattern": _pattern(mask)}
     config = AdaLoraConfig.of(fields, text_of(fields))
     arrays: dict[str, Any] = {}
@@ -132,7 +134,8 @@ def _resized(path, adapter, config):
     if not math.isclose(adapter.scale, config.scale, rel_tol=1e-12):
         raise ValueError(
             f"from_adalora: the scale of {path} must be {config.scale}, as fields give it from "
-            f"lora_alpha and init_r, got {adapter.scale}"
+            f"lora_alpha and init_r, got {adapter.scale}: replace(adapter, scale=peft_scaling("
+            "lora_alpha, init_r)) has it, AdaLoRA.init_peft starts with it"
         )
     present, small = adapter.lam.shape[0], config.rank(path)
     if present not in (config.init_r, small):

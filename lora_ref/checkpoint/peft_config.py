@@ -52,7 +52,7 @@ _OTHER_MAPS = {
 }
 _BASE_CHANGING = re.compile(r"pissa(_niter_\d+)?|olora|corda|loftq|lora_ga")
 _INITIAL = re.compile(rf"gaussian|eva|orthogonal|mica|{_BASE_CHANGING.pattern}")
-_ELSEWHERE = "; lora_ref.checkpoint.tuners.open_adapter reads adapters of other methods"
+_ELSEWHERE = "; lora_ref.checkpoint.open_adapter reads adapters of this method"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class LoraConfig:
         """Read the file `path`."""
         path = Path(path)
         text = read_file(path)
-        return _checked(parse_object(text, path, "the file"), text, path, _ELSEWHERE)
+        raw = parse_object(text, path, "the file")
+        return _checked(raw, text, path, _elsewhere(raw.get("peft_type")))
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any], path: object = CONFIG_NAME) -> "LoraConfig":
@@ -124,6 +125,26 @@ class LoraConfig:
         """Where the rank of `path` is written, for messages."""
         key = matching_key(self.rank_pattern, path)
         return f"rank_pattern {shown(key)}" if key in self.rank_pattern else "r"
+
+
+def refuse_changed_base(config: LoraConfig, path: object) -> None:
+    """Refuse what belongs to a base that its initialisation changed; `path` is for messages."""
+    if config.base_is_changed:
+        how = shown(config.init_lora_weights)
+        raise refusal(
+            path,
+            f"must be converted to a plain LoRA before: init_lora_weights {how} changed the base. "
+            "PEFT's save_pretrained does it if path_initial_model_for_weight_conversion is given, "
+            "lora_ref.init.plain_lora with the factors that training began with",
+        )
+
+
+def _elsewhere(peft_type):
+    """The hint for a file of another method, if anything here reads it."""
+    from .tuners import TUNERS  # the registry is made of modules that import this one
+
+    known = ("LORA", "ADALORA", *TUNERS)
+    return _ELSEWHERE if peft_type in known else "; nothing here reads adapters of this method"
 
 
 def _is_tokens(value):

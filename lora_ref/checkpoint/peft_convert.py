@@ -23,47 +23,36 @@ from typing import Any
 import numpy as np
 
 from ..adapters.base import Adapter
-from ..adapters.conv import ConvLoRA, peft_grouped
+from ..adapters.conv import ConvLoRA
 from ..adapters.embedding import EmbeddingLoRA
-from ..adapters.experts import ExpertLoRA, from_peft, to_peft
+from ..adapters.experts import ExpertLoRA, to_peft
 from ..adapters.lora import LoRA
 from ..adapters.lora_bias import BiasedLoRA
-from ..layers.convolution import Geometry, ungrouped
-from .inputs_first import check_turned, inside, turned
+from ..layers.convolution import ungrouped
+from .config_fields import ends, with_targets
+from .inputs_first import check_turned, inside
 from .peft import PeftAdapter, assembled
 from .peft_config import LoraConfig
 from .peft_directory import laid_out, read_only
 from .peft_keys import NESTED, PREFIX
-from .peft_modules import Kind, LoraModule
+from .peft_modules import Kind
 from .peft_replaced import TOKENS, key_of
+from .peft_to_lora import to_lora
 
-
-def to_lora(module: LoraModule, geometry: Geometry | None = None) -> Adapter:
-    """Return the adapter that `module` holds, in the type of its values, in FanInFanOut or not.
-
-    A convolution needs the `geometry` of its base layer. A parameter of one expert is taken for a
-    matrix; a stack of one needs `from_peft(module.A, module.B, 1, module.scale)`.
-    A grouped convolution's adapter is that of the ungrouped kernel (see `ConvLoRA`), and does not
-    go back into the grouped layout.
-    """
-    A, B, s = module.A, module.B, module.scale
-    if module.kind is Kind.EMBEDDING:
-        return EmbeddingLoRA(A, B, s)
-    if module.kind is Kind.PARAMETER and A.shape[0] > module.rank:
-        return from_peft(A, B, A.shape[0] // module.rank, s)
-    lora: LoRA | ConvLoRA = LoRA(A, B, s) if A.ndim == 2 else _convolution(module, A, B, geometry)
-    adapter = lora if module.beta is None else BiasedLoRA(lora, module.beta)
-    return turned(adapter, module.fan_in_fan_out)
+__all__ = ["from_lora", "to_lora"]
 
 
 def from_lora(
     modules: Mapping[str, Adapter],
-    config: LoraConfig,
+    config: LoraConfig | Mapping[str, Any],
     *,
     replaced: Mapping[str, np.ndarray] | None = None,
     tokens: Mapping[str, np.ndarray] | None = None,
 ) -> PeftAdapter:
     """Lay out `modules`, a path each with its adapter, as PEFT's LoRA with `config` saves it.
+
+    `config` may be the fields of adapter_config.json alone; `target_modules`, if they have none,
+    is then the paths that PEFT must wrap. A `LoraConfig` is written as it is.
 
     A path is the module's in the base model, with a `base_layer` only where PEFT puts one wrapper
     inside another (attn.base_layer.out_proj). The path of an `ExpertLoRA` ends in the name of its
@@ -73,6 +62,9 @@ def from_lora(
 
     Errors: CheckpointError if the whole is not what PEFT would save with `config`.
     """
+    if not isinstance(config, LoraConfig):
+        owners = [t.rpartition(".")[0] for t in LoraConfig.from_fields(config).target_parameters]
+        config = LoraConfig.from_fields(with_targets(config, _wrapped(modules, owners)))
     stored: dict[str, np.ndarray] = {}
     places = _places(modules)
     for path, adapter in modules.items():
@@ -85,20 +77,14 @@ def from_lora(
     return made
 
 
-def _convolution(module, A, B, geometry):
-    if geometry is None:
-        raise ValueError(
-            f"to_lora: geometry must be given, since {module.path} is a convolution "
-            f"(A is {tuple(A.shape)}), got None"
-        )
-    if B.shape[1] * geometry.groups != module.rank:
-        raise ValueError(
-            f"to_lora: geometry.groups must be {module.rank // B.shape[1]}, since lora_B of "
-            f"{module.path} is {tuple(B.shape)} at rank {module.rank}, got {geometry.groups}"
-        )
-    if geometry.groups > 1:
-        return peft_grouped(A, B, module.scale, geometry)
-    return ConvLoRA(A, B, module.scale, geometry)
+def _wrapped(modules, owners):
+    """The modules that PEFT wraps by name; of nn.MultiheadAttention that is the outer one alone.
+
+    `owners` are modules whose parameters are targeted.
+    """
+    named = [path for path, adapter in modules.items() if not isinstance(adapter, ExpertLoRA)]
+    outer = (f"{path}.".partition(f".{NESTED}.")[0].removesuffix(".") for path in named)
+    return {path for path in outer if not ends(path, owners)}
 
 
 def _places(modules):

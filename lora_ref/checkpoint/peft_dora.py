@@ -34,11 +34,11 @@ from ..adapters.embedding import EmbeddingLoRA
 from ..adapters.fan_in_fan_out import FanInFanOut
 from ..adapters.lora import LoRA
 from ..layers.convolution import Geometry
-from .config_fields import CONFIG_NAME, text_of
+from .config_fields import CONFIG_NAME, text_of, with_targets
 from .errors import refusal, shown
 from .header import TensorSpec
 from .inputs_first import turned
-from .peft import PeftAdapter, assembled
+from .peft import PeftAdapter, assembled, refuse_residual
 from .peft_config import LoraConfig
 from .peft_convert import from_lora, to_lora
 from .peft_directory import Tensors, laid_out, read_fields, read_only, read_tensors
@@ -79,6 +79,21 @@ class PeftDoRA:
     specs: tuple[TensorSpec, ...] = field(repr=False)
     header: bytes | None = field(repr=False)
 
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapter of each module by its path, as `PeftAdapter.adapters`."""
+        return self.adapters_with()
+
+    def adapters_with(
+        self, geometries: Mapping[str, Geometry] | None = None, *, on_residual: bool = False
+    ) -> dict[str, Adapter]:
+        """The adapter of each module, as `PeftAdapter.adapters_with`."""
+        if not on_residual:
+            refuse_residual(self.config.lora, self.factors.path)
+        given = geometries or {}
+        modules = self.factors.modules
+        return {m.name: self.adapter(m, given.get(m.path)) for m in modules}
+
     def adapter(self, module: LoraModule, geometry: Geometry | None = None) -> Adapter:
         """The adapter of one of `factors.modules`, as `to_lora` gives that of a LoRA."""
         m, lora = self.magnitudes[module.place], to_lora(module, geometry)
@@ -105,8 +120,11 @@ def from_dora(
     replaced: Mapping[str, np.ndarray] | None = None,
     tokens: Mapping[str, np.ndarray] | None = None,
 ) -> PeftDoRA:
-    """Lay out `modules`, a path each with its DoRA, as PEFT saves them; see `from_lora`."""
-    fields = {"peft_type": "LORA", **fields, "use_dora": True}
+    """Lay out `modules`, a path each with its DoRA, as PEFT saves them; see `from_lora`.
+
+    Their `detach_norm` must be True, which is how PEFT trains: a file has no place for it.
+    """
+    fields = {"peft_type": "LORA", **with_targets(fields, modules), "use_dora": True}
     config = DoraConfig.of(fields, text_of(fields))
     parts = {path: _taken_apart(path, adapter) for path, adapter in modules.items()}
     loras = {path: lora for path, (lora, _) in parts.items()}
@@ -158,6 +176,11 @@ def _taken_apart(path, adapter):
     if isinstance(adapter, FanInFanOut):
         lora, m = _taken_apart(path, adapter.inner)
         return FanInFanOut(lora), m
+    if isinstance(adapter, DoRA | EmbeddingDoRA | ConvDoRA) and not adapter.detach_norm:
+        raise ValueError(
+            f"from_dora: detach_norm of the adapter at {path} must be True, as PEFT trains and "
+            "open_dora reads: replace(adapter, detach_norm=True) has the same weights, got False"
+        )
     if isinstance(adapter, DoRA):
         return LoRA(adapter.A, adapter.B, adapter.scale), adapter.m
     if isinstance(adapter, EmbeddingDoRA):

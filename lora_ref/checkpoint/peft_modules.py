@@ -65,6 +65,16 @@ class LoraModule:
     fan_in_fan_out: bool = False
 
     @property
+    def name(self) -> str:
+        """What tells it from the others: its path, or of a parameter its own name, if it is one's.
+
+        A parameter that the file leaves open has its place.
+        """
+        if self.kind is not Kind.PARAMETER:
+            return self.path
+        return self.targets[0] if len(self.targets) == 1 else self.place
+
+    @property
     def A(self) -> np.ndarray:  # noqa: N802
         return self.stored[self.names[0]]
 

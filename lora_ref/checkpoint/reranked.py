@@ -27,10 +27,10 @@ from ..values import checked_count
 from .dtypes import dtype_name
 from .errors import refusal, shown
 from .peft import PeftAdapter, assembled
-from .peft_config import LoraConfig
+from .peft_config import LoraConfig, refuse_changed_base
 from .peft_directory import laid_out
 from .peft_modules import Kind, LoraModule
-from .spectra import decomposed, groups_of, matrices, name_of
+from .spectra import decomposed, groups_of, matrices
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ def reranked(adapter: PeftAdapter, rank: int) -> Reranked:
     """The adapter with no rank above `rank`."""
     checked_count("reranked", "rank", rank, 1)
     config = adapter.config
-    if config.base_is_changed:
-        problem = f"must be converted to a plain LoRA before, got {shown(config.init_lora_weights)}"
-        raise refusal(adapter.path, f"{problem} as init_lora_weights, which changed the base")
+    refuse_changed_base(config, adapter.path)
     stored: dict[str, np.ndarray] = {}
     changes = []
     for module in adapter.modules:
@@ -121,7 +119,7 @@ def _as_stored(
         values = exact.astype(module.stored[name].dtype)
     if not np.isfinite(values).all():
         problem = f"at rank {rank} leaves the range of {dtype_name(values.dtype)}"
-        raise refusal(path, f"module {shown(name_of(module))} {problem}")
+        raise refusal(path, f"module {shown(module.name)} {problem}")
     values.setflags(write=False)
     return values
 
@@ -135,10 +133,10 @@ def _change(
 ) -> Change:
     top = max(part.spectrum[0] for part in cut)
     if top == 0:
-        return Change(name_of(module), module.rank, rank, 1.0, 0.0)
+        return Change(module.name, module.rank, rank, 1.0, 0.0)
     # In units of the largest singular value, whose square may be beyond float64.
     whole = float(np.linalg.norm(np.concatenate([part.spectrum / top for part in cut])))
     lost = float(np.linalg.norm([part.error / top for part in cut]))
     apart = [distance(a, b) / top for a, b in zip(before, after, strict=True)]
     error = float(np.linalg.norm(apart)) / whole
-    return Change(name_of(module), module.rank, rank, 1.0 - (lost / whole) ** 2, error)
+    return Change(module.name, module.rank, rank, 1.0 - (lost / whole) ** 2, error)

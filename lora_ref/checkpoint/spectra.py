@@ -7,8 +7,9 @@
 Units:   float64, whatever the file's type: a stored factor is exact there
 Errors:  CheckpointError, one line that names file and module, for an update whose singular values
          float64 cannot hold
-Limits:  the spectrum of an embedding's update is that of its transpose, hence the same; what the
-         file replaces whole (modules_to_save, biases, token rows) has none
+Limits:  the spectrum of an embedding's update is that of its transpose, hence the same, and its
+         shape is that of the base's weight, (v, d); what the file replaces whole
+         (modules_to_save, biases, token rows) has none
 Source:  PEFT 0.21.2, tuners/lora/layer.py; the layouts: `peft_modules`
 """
 
@@ -49,13 +50,6 @@ def spectra(adapter: PeftAdapter) -> tuple[LayerSpectrum, ...]:
     return tuple(layer for module in adapter.modules for layer in _layers(module, adapter.path))
 
 
-def name_of(module: LoraModule) -> str:
-    """What tells a module from the others: its path, or of a parameter its own name."""
-    if module.kind is not Kind.PARAMETER:
-        return module.path
-    return module.targets[0] if len(module.targets) == 1 else module.place
-
-
 def matrices(module: LoraModule) -> tuple[LoRA, ...]:
     """The updates of one module as pairs of matrices in float64: one, or one for each expert."""
     A, B = (np.asarray(t, dtype=np.float64) for t in (module.A, module.B))
@@ -83,14 +77,15 @@ def decomposed(module: LoraModule, path: object) -> Iterator[None]:
         raise
     except ValueError as error:
         problem = f"has an update that cannot be decomposed: {error}"
-        raise refusal(path, f"module {shown(name_of(module))} {problem}") from error
+        raise refusal(path, f"module {shown(module.name)} {problem}") from error
 
 
 def _layers(module: LoraModule, path: object) -> Iterator[LayerSpectrum]:
     pairs = matrices(module)
     for e, lora in enumerate(pairs):
-        name = name_of(module) if len(pairs) == 1 else f"{name_of(module)}[{e}]"
+        name = module.name if len(pairs) == 1 else f"{module.name}[{e}]"
         shape = lora.B.shape[0], lora.A.shape[1]
+        shape = shape[::-1] if module.kind is Kind.EMBEDDING else shape
         with decomposed(module, path):
             sigma = spectrum(lora)
         yield LayerSpectrum(name, shape, module.rank, module.scale, sigma)

@@ -10,6 +10,7 @@ import typer
 
 from .failures import Usage, guarded
 from .making import add_commands
+from .planning import add_plan
 
 app = typer.Typer(
     name="lora-ref",
@@ -113,65 +114,7 @@ def _rank(
 
 
 add_commands(app)
-
-
-@app.command("plan")
-def _planned(
-    config: Annotated[str | None, typer.Option(help="config.json, or its directory.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model known by name: gpt3-175b.")] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="A weight, NAME:OUTxIN or NAME:OUTxINxCOUNT.")
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="lora, rslora, dora, double-lora, adalora, hyperlora or qlora.")
-    ] = "lora",
-    rank: Annotated[int, typer.Option(help="Rank of each weight.")] = 8,
-    init_rank: Annotated[int | None, typer.Option(help="AdaLoRA's first rank.")] = None,
-    condition: Annotated[
-        int | None, typer.Option(help="Size of HyperLoRA's condition; default 64.")
-    ] = None,
-    targets: Annotated[
-        str | None, typer.Option(help="Names with commas, or all-linear; default: PEFT's.")
-    ] = None,
-    optimizer: Annotated[
-        str, typer.Option(help="sgd, momentum, adam, adamw, adam8bit or adamw8bit.")
-    ] = "adamw",
-    dtype: Annotated[str, typer.Option(help="Dtype of the base.")] = "bfloat16",
-    adapter_dtype: Annotated[str, typer.Option(help="Dtype of what is trained.")] = "float32",
-    base_bits: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Bits of a quantized base; qlora: 4.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
-    batch: Annotated[int, typer.Option(help="Sequences of a step.")] = 1,
-    choose: Annotated[bool, typer.Option("--choose", help="Follow the flowchart.")] = False,
-    memory_extreme: Annotated[
-        bool, typer.Option("--memory-extreme", help="Even the 16-bit base does not fit.")
-    ] = False,
-    multi_task: Annotated[bool, typer.Option("--multi-task", help="Several tasks.")] = False,
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="Adapts after training.")] = False,
-    much_compute: Annotated[
-        bool, typer.Option("--much-compute", help="Compute is plentiful.")
-    ] = False,
-    expressive: Annotated[bool, typer.Option("--expressive", help="LoRA is not enough.")] = False,
-    memory_gb: Annotated[
-        float | None, typer.Option(min=0, help="GB that are there: is memory extremely short?")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> int:
-    """What an adapter trains, stores and computes on a model, and which variant to choose.
-
-    Exit status: 0, or 2 for unusable input. --choose takes the method that the flowchart answers
-    to --memory-extreme (or --memory-gb), --multi-task, --dynamic, --much-compute and --expressive.
-    """
-    from ..plan import Needs
-    from .plan_command import PlanOptions, plan_command
-
-    needs = Needs(memory_extreme, multi_task, dynamic, much_compute, expressive)
-    options = PlanOptions(
-        config, model, tuple(shape or ()), method, rank, init_rank, condition, targets, optimizer,
-        dtype, adapter_dtype, base_bits, tokens, batch, choose, needs, memory_gb, json,
-    )  # fmt: skip
-    return guarded(lambda: plan_command(options))
+add_plan(app)
 
 
 def run(arguments: list[str] | None) -> int:

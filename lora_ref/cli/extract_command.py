@@ -13,10 +13,12 @@ import numpy as np
 from rich.table import Table
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.differences import Differences, differences, is_embedding, short_targets
+from ..checkpoint.config_fields import ends
+from ..checkpoint.differences import Differences, differences, short_targets
 from ..checkpoint.errors import refusal, shown
-from ..checkpoint.extracted import Extracted, ends, extracted
+from ..checkpoint.extracted import Extracted, extracted, has_factors, is_whole
 from ..checkpoint.peft import write_adapter
+from ..checkpoint.peft_modules import Kind, LoraModule
 from ..pages import plain_json
 from ..pages.printable import printable
 from .factor_files import dtype_of, share
@@ -41,6 +43,7 @@ class Options:
     rank: int | None
     energy: float | None
     targets: str | None
+    linear: str | None
     modules_to_save: str | None
     alpha: float | None
     dtype: str | None
@@ -58,10 +61,10 @@ def extract_command(options: Options) -> int:
     if before.config.get("model_type") in _INPUTS_FIRST and not options.fan_in_fan_out:
         model = shown(before.config["model_type"])
         raise Usage(f"--fan-in-fan-out must be given: {model} stores its weights inputs first")
+    saved, linear = _names(options.modules_to_save), _names(options.linear)
     with progress(len(before.names)) as advance:
-        found = differences(before, after, advance)
-    saved = _names(options.modules_to_save)
-    _refuse_strangers(before, (*_names(options.targets), *saved))
+        found = differences(before, after, advance, linear=linear)
+    _refuse_strangers(before, (*_names(options.targets), *saved, *linear))
     targets = _targets(options, before, found, saved)
     if not options.leave_out:
         _refuse_left(options, found, targets, saved)
@@ -76,6 +79,7 @@ def extract_command(options: Options) -> int:
             alpha=options.alpha,
             modules_to_save=saved,
             fan_in_fan_out=options.fan_in_fan_out,
+            linear=linear,
             progress=advance,
         )
     write_adapter(options.out, done.adapter, overwrite=options.force)
@@ -100,6 +104,7 @@ def _refuse(options: Options) -> None:
     dtype_of(options.dtype)
     for option, given in (
         ("--targets", options.targets),
+        ("--linear", options.linear),
         ("--modules-to-save", options.modules_to_save),
     ):
         if given is not None and not all(_names(given)):
@@ -136,8 +141,8 @@ def _refuse_left(
     options: Options, found: Differences, targets: tuple[str, ...], saved: tuple[str, ...]
 ) -> None:
     """Refuse before hours of decompositions what would be refused after them."""
-    places = {f"{m}.weight": m for m in found.linear if not ends(m, targets)}
-    left = [n for n in (*places, *found.other) if not ends(n.rpartition(".")[0], saved)]
+    changed = (*(f"{module}.weight" for module in found.linear), *found.other)
+    left = [n for n in changed if not has_factors(n, targets) and not is_whole(n, saved)]
     if left:
         some = [f"{n} ({_amount(found.other[n])})" if n in found.other else n for n in left]
         more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
@@ -168,9 +173,10 @@ def _print(options: Options, done: Extracted, found: Differences) -> None:
     print_rows(console, table)
     print_lines("")
     print_lines(f"kept of all together: {_kept(done):.2%} of ‖ΔW‖²; equal tensors: {found.equal}")
-    for name in filter(is_embedding, done.spectra):
-        said = "is named as an embedding and was taken for a linear layer"
-        print_lines(f"note: {printable(name)} {said}")
+    for module in done.adapter.modules:
+        if module.kind is Kind.EMBEDDING:
+            said = "was taken for an embedding, by its name (--linear says otherwise)"
+            print_lines(f"note: {printable(module.path)} {said}; PEFT updates no layer tied to it")
     for name in done.adapter.replaced:
         print_lines(f"stored whole: {printable(name)}")
     for name, change in done.left.items():
@@ -189,7 +195,7 @@ def _rows(done: Extracted) -> list[dict[str, Any]]:
     return [
         {
             "name": module.path,
-            "shape": [module.B.shape[0], module.A.shape[1]],
+            "shape": _shape(module),
             "rank": module.rank,
             "scale": module.scale,
             "norm": float(np.linalg.norm(done.spectra[module.path])),
@@ -199,6 +205,12 @@ def _rows(done: Extracted) -> list[dict[str, Any]]:
         }
         for module in done.adapter.modules
     ]
+
+
+def _shape(module: LoraModule) -> list[int]:
+    """Outputs and inputs of a linear layer, the table of an embedding."""
+    m, n = module.B.shape[0], module.A.shape[1]
+    return [n, m] if module.kind is Kind.EMBEDDING else [m, n]
 
 
 def _as_json(options: Options, done: Extracted) -> bytes:

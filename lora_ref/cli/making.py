@@ -47,6 +47,9 @@ def _extract(
     targets: Annotated[
         str | None, typer.Option(help="Names with commas; default: what changed.")
     ] = None,
+    linear: Annotated[
+        str | None, typer.Option(help="Linear layers that are called as embeddings are.")
+    ] = None,
     modules_to_save: Annotated[
         str | None, typer.Option(help="Modules to store whole, names with commas.")
     ] = None,
@@ -64,14 +67,15 @@ def _extract(
     """The nearest adapter of a rank to the difference of two models.
 
     A row for each linear weight that changed: rank, share of ‖ΔW‖² kept, error as stored.
-    Norms, biases and embeddings that changed are refused unless --modules-to-save or
-    --leave-out says what is to become of them. Exit status: 0, or 2 for unusable input.
+    Norms, biases and embeddings that changed are refused unless --modules-to-save,
+    --leave-out or, of embeddings, --targets says what is to become of them. Exit status: 0, or 2
+    for unusable input.
     """
     from .app import installed_version
     from .extract_command import Options, extract_command
 
     given = Options(
-        base, tuned, out, rank, energy, targets, modules_to_save, alpha, dtype,
+        base, tuned, out, rank, energy, targets, linear, modules_to_save, alpha, dtype,
         fan_in_fan_out, leave_out, json, force, installed_version(),
     )  # fmt: skip
     return guarded(lambda: extract_command(given))

@@ -81,8 +81,8 @@ def _notes(options: Options, adapter: PeftAdapter, done: Reranked | None) -> lis
     if done.changes:
         worst = min(done.changes, key=lambda change: change.retained)
         off = max(done.changes, key=lambda change: change.error)
-        notes.append(f"least kept: {worst.retained:.2%} of the update of {worst.name}")
-        notes.append(f"largest error, as stored: {off.error:.2%} of the update of {off.name}")
+        notes.append(f"least kept: {worst.retained:.2%} of ‖ΔW‖² of {worst.name}")
+        notes.append(f"largest error, as stored: {off.error:.2%} of ‖ΔW‖ of {off.name}")
     return notes
 
 

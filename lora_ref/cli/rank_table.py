@@ -1,6 +1,6 @@
 """The table of `lora-ref rank`, its JSON, and spectra as a line of bars.
 
-    module   shape   r   rank   effective   stable   90 %   99 %   [kept at 8]   [spectrum]
+    module   shape   r   rank   effective   stable   90 %   99 %   [‖ΔW‖² kept at 8]   [spectrum]
 
 rank is the numerical one; 90 % and 99 % are the ranks that keep that share of ‖ΔW‖².
 """
@@ -23,7 +23,7 @@ from .terminal import console_for, elided, print_rows
 SCHEMA = "lora-ref/rank"
 SCHEMA_VERSION = 1
 LEVELS = "▁▂▃▄▅▆▇█"
-LEAST_NAME, NUMBERS, KEPT = 24, 56, 12  # columns: of a name, of the figures, of --to's
+LEAST_NAME, NUMBERS, KEPT = 24, 56, 20  # columns: of a name, of the figures, of --to's
 
 
 def bars(layer: LayerSpectrum) -> str:
@@ -41,7 +41,7 @@ def print_table(layers: tuple[LayerSpectrum, ...], to: int | None, plot: bool) -
     console = console_for()
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("module", no_wrap=True)
-    kept = [] if to is None else [f"kept at {to}"]
+    kept = [] if to is None else [f"‖ΔW‖² kept at {to}"]
     for title in ("shape", "r", "rank", "effective", "stable", "90 %", "99 %", *kept):
         table.add_column(title, justify="right", no_wrap=True)
     if plot:

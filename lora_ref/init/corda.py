@@ -13,8 +13,9 @@ Shapes:
 Errors:
     ShapeError if W or C does not fit; ValueError if the rank is no integer from 1 to min(m, n), s
     not positive and finite, W, C or W C not finite, or, in `damped`, C without a positive trace or
-    so large that no damping makes it regular. TypeError if C is not of the type that W is
-    decomposed in: float64 for float64, else float32. What LAPACK raises if C is singular.
+    so large that no damping makes it regular; in both modes, C that is singular to rounding, of
+    a condition of 1/(n ε) or more, as that of fewer than n inputs is: `damped` is for it.
+    TypeError if C is not of the type that W is decomposed in: float64 for float64, else float32.
 Limits:
     s B A and W_res do not change with the size of C; the factors do, B ∝ √C and A ∝ 1/√C, and so
     does training. A mean over tokens, over samples or a sum are three adapters.
@@ -113,7 +114,21 @@ def _start(owner: str, W: Array, C: Array, part: slice, scale: float) -> tuple[L
         raise TypeError(
             f"{owner}: C must be of the type {full.dtype} that W is decomposed in, got {C.dtype}"
         )
+    _check_regular(owner, C)
     U, S, Vt = svd(owner, "W C", full @ C)
     V_C = namespace(C).linalg.solve(C.T, Vt[part, :].T).T  # Vᵀ C⁻¹
     lora = split_evenly(U[:, part], S[part], V_C, scale)
     return lora, residual(W, lora)
+
+
+def _check_regular(owner: str, C: Array) -> None:
+    """Refuse a C whose inverse would be rounding errors."""
+    xp = namespace(C)
+    lengths = xp.linalg.svdvals(C)
+    largest, least = float(lengths[0]), float(lengths[-1])
+    if not least > largest * C.shape[0] * float(xp.finfo(C.dtype).eps):
+        condition = f"{largest / least:.1e}" if least > 0 else "infinite"
+        raise ValueError(
+            f"{owner}: C must be regular in {C.dtype}, its condition is {condition}; `damped` "
+            f"makes it so"
+        )

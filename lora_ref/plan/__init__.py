@@ -8,7 +8,7 @@ from .choose import CAVEATS, Choice, Needs, choose, memory_answer
 from .families import FAMILIES, gpt3, read_model
 from .figures import Plan, plan
 from .flops import Flops, count_flops
-from .memory import DTYPES, OPTIMIZERS, Memory, Optimizer, Quantized, base_bytes
+from .memory import DEFAULT_DTYPE, DTYPES, OPTIMIZERS, Memory, Optimizer, Quantized, base_bytes
 from .method import Method, Tensors, numbers
 from .methods import Adaptive, DoubleLowRank, Generated, LowRank, WeightDecomposed
 from .model import ALL_LINEAR, Linear, Model
@@ -16,6 +16,7 @@ from .model import ALL_LINEAR, Linear, Model
 __all__ = [
     "ALL_LINEAR",
     "CAVEATS",
+    "DEFAULT_DTYPE",
     "DTYPES",
     "FAMILIES",
     "OPTIMIZERS",

@@ -3,6 +3,7 @@
 Units:
     Counted are the bare encoder with its pooler (BERT, RoBERTa, DistilBERT, which has none) and
     the decoder with its output layer (GPT-2, Llama, Mistral, Qwen 2 and 3), to the parameter.
+    The dtype is `dtype`, or `torch_dtype` as older files have it, and may be one that no plan has.
 Errors:
     CheckpointError, one line, for a file that is no such config or of a family that is not here,
     and for heads that do not divide what transformers refuses to divide by them.
@@ -18,7 +19,7 @@ Source:
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ class _Fields:
                 need = f"a multiple of {part}, {count}"
                 raise refusal(self.path, f"{whole} must be {need}, got {size}")
 
+    def dtype(self) -> str | None:
+        """The dtype under its name, or under that of before transformers 4.56; None if neither."""
+        name = "torch_dtype" if self.raw.get("dtype") is None else "dtype"
+        value = self.raw.get(name)
+        if value is not None and not isinstance(value, str):
+            raise refusal(self.path, f"{name} must be the name of a dtype, got {shown(value)}")
+        return value
+
     def flag(self, name: str, default: bool) -> bool:
         value = self.raw.get(name, default)
         if type(value) is not bool:
@@ -63,7 +72,8 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise refusal(file, f"model_type must be one of {', '.join(FAMILIES)}, got {shown(kind)}")
-    return FAMILIES[kind](kind, _Fields(raw, file))
+    fields = _Fields(raw, file)
+    return replace(FAMILIES[kind](kind, fields), dtype=fields.dtype())
 
 
 def gpt3(layers: int = 96, d: int = 12288, context: int = 2048, vocabulary: int = 50257) -> Model:

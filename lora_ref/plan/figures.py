@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .flops import Flops, count_flops
-from .memory import DTYPES, OPTIMIZERS, Memory, Quantized, base_bytes
+from .memory import DEFAULT_DTYPE, DTYPES, OPTIMIZERS, Memory, Quantized, base_bytes
 from .method import Method, Tensors, numbers
 from .model import Linear, Model
 
@@ -47,15 +47,19 @@ def plan(
     method: Method,
     *,
     targets: Iterable[str] = (),
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     adapter_dtype: str = "float32",
     optimizer: str = "adamw",
     quantized: Quantized | None = None,
     sequences: int = 1,
     tokens: int = 512,
 ) -> Plan:
-    """The plan for `method` on the targets, by default those that PEFT takes."""
-    width, adapter_width = _width("dtype", dtype), _width("adapter_dtype", adapter_dtype)
+    """The plan for `method` on the targets, by default those that PEFT takes.
+
+    The base is of `dtype`, by default that of the model's config, and bfloat16 without one.
+    """
+    width = _width("dtype", dtype or model.dtype or DEFAULT_DTYPE)
+    adapter_width = _width("adapter_dtype", adapter_dtype)
     if optimizer not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ValueError(f"plan: optimizer must be one of {known}, got {optimizer!r}")

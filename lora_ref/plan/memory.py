@@ -28,6 +28,7 @@ from .method import Tensors
 from .model import Linear, Model
 
 DTYPES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+DEFAULT_DTYPE = "bfloat16"  # of a base of which nothing says another
 CONSTANTS_BLOCK = 256  # constants that share one of the second level
 
 

@@ -66,6 +66,7 @@ class Model:
     others: int = 0  # embeddings, norms, biases
     attention: int = 0
     targets: tuple[str, ...] = ()  # what PEFT adapts if nothing is said
+    dtype: str | None = None  # of the weights, where the config says it
 
     @property
     def parameters(self) -> int:

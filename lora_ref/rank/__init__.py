@@ -1,4 +1,11 @@
-"""Rank and spectra of updates, and how ranks are chosen and changed."""
+"""Rank and spectra of updates, and how ranks are chosen and changed.
+
+`truncated` and `extracted` give a `Truncation`: the LoRA with its spectrum and its error. Of the
+same names are `lora_ref.compose.truncated`, a dense update as a LoRA the way PEFT lays it out, and
+`lora_ref.checkpoint.extracted.extracted`, which reads two models and makes an adapter of a file.
+Functions of this room stand before the files that are called the same (`echelon`, `measures`,
+`spectrum`): `from lora_ref.rank.spectrum import svd_of` reads such a file.
+"""
 
 from .echelon import echelon, echelon_rank, rationals
 from .measures import (

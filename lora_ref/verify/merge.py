@@ -121,12 +121,9 @@ def _spec(plan: Plan, name: str, stored: str | None) -> TensorSpec:
 
 
 def _notes(plan: Plan, stored: str | None) -> list[str]:
-    notes, config = [], plan.adapter.config
+    notes = []
     if str(plan.shift) != str(Shift()):
         notes.append(f"BASE has the names of ADAPTER {plan.shift}")
-    if config.base_is_changed:
-        how = config.init_lora_weights
-        notes.append(f"ADAPTER was trained on a base that its initialisation ({how}) changed")
     before = {plan.base.info(name).dtype for name in plan.base.names} & set(PLAIN)
     if stored is not None and before - {stored} and plan.base.config:
         notes.append("config.json is copied as it is: the dtype that it names is the base's")

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.errors import CheckpointError, refusal, shown
+from ..checkpoint.errors import refusal, shown
 from ..checkpoint.peft import PeftAdapter
+from ..checkpoint.peft_config import refuse_changed_base
 from ..checkpoint.peft_modules import Kind, LoraModule
 from .layouts import Turns, parts_of
 from .names import Shift, find_shift
@@ -137,11 +138,7 @@ class Updates(Mapping[str, LowRank]):
 
 def resolve(adapter: PeftAdapter, base: Checkpoint) -> Plan:
     """Find the base tensor of everything that the adapter changes."""
-    if adapter.config.base_is_changed:
-        how = shown(adapter.config.init_lora_weights)
-        need = "an adapter of the unchanged base (PEFT converts it when it saves, if asked to)"
-        got = f"one whose initialisation, {how}, changed the base it was trained on"
-        raise CheckpointError(f"{adapter.config.base_model_name_or_path}: need {need}, got {got}")
+    refuse_changed_base(adapter.config, adapter.path)
     wanted = [module.targets[0] for module in adapter.modules] or list(adapter.replaced)
     tied_name = _tied_embedding(base)
     shift = find_shift(wanted, base.names)

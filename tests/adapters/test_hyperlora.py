@@ -9,6 +9,8 @@ import pytest
 from lora_ref.adapters import HyperLoRA, HyperLoRAPerExample, LoRA
 from lora_ref.adapters.generators import (
     BasisGenerator,
+    ComponentGenerator,
+    DialectGenerator,
     Heads,
     LanguagePair,
     LinearGenerator,
@@ -244,6 +246,37 @@ def test_adapters_of_wants_a_gradient_for_each_layer_and_a_layer_at_all(whole):
         backward(loras * 2)
     with pytest.raises(ValueError, match="adapters_of: layers must hold at least one layer"):
         adapters_of(model.generator, condition, [], SCALE)
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [ComponentGenerator, DialectGenerator, LinearGenerator, MLPGenerator, TextGenerator],
+)
+@pytest.mark.parametrize("change", [1, -1])
+def test_a_condition_of_another_width_is_refused_with_the_width_that_is_wanted(
+    rng, generator, change
+):
+    made, c, layer = generator_example(generator, rng)
+    k = c.shape[-1]
+    name, got = generator.__name__, k + change
+    said = rf"{name}: condition must be \(\.\.\., {k}\), .* got \(.*{got},?\)$"
+    for lead in ((), (3,)):
+        wrong = rng.standard_normal((*lead, got))
+        with pytest.raises(ShapeError, match=said):
+            made.generate(wrong, layer)
+
+
+@pytest.mark.parametrize("adapter", [HyperLoRA, HyperLoRAPerExample])
+def test_a_bare_vector_is_no_condition_and_a_matrix_no_generator(rng, adapter):
+    generator, c, layer = generator_example(LinearGenerator, rng)
+    name = adapter.__name__
+    said = rf"{name}: condition must be a Condition, such as UserEmbedding\(c\).* got ndarray"
+    with pytest.raises(TypeError, match=said):
+        adapter(generator, c, layer, SCALE)
+    with pytest.raises(TypeError, match=f"{name}: generator must be a Generator, got ndarray"):
+        adapter(c, UserEmbedding(c), layer, SCALE)
+    with pytest.raises(TypeError, match="adapters_of: condition must be a Condition"):
+        adapters_of(generator, c, [layer], SCALE)
 
 
 def test_layers_of_different_shapes_share_a_trunk(rng):

@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 
 from lora_ref.checkpoint import TensorSpec, dtype_name, write_safetensors
-from lora_ref.checkpoint.peft_convert import to_lora
 from lora_ref.checkpoint.tuners import open_adapter
 
 P = "base_model.model."
@@ -40,9 +39,4 @@ def content(directory):
 
 def adapter_of_q(directory):
     """The adapter of the one linear module, named q, whatever the method."""
-    read = open_adapter(directory)
-    if hasattr(read, "factors"):
-        return read.adapter(read.factors.modules[0])
-    if hasattr(read, "adapters"):
-        return read.adapters["q"]
-    return to_lora(read.modules[0]) if isinstance(read.modules, tuple) else read.modules["q"]
+    return open_adapter(directory).adapters["q"]

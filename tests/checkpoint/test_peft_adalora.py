@@ -229,6 +229,11 @@ def test_the_configuration_is_laid_out_as_peft_does(adapters, tmp_path):
         '  "lora_alpha": 3,',
         '  "peft_type": "ADALORA",',
         '  "rank_pattern": null,',
+        '  "target_modules": [',
+        '    "a.q",',
+        '    "a.v",',
+        '    "b"',
+        "  ],",
         '  "total_step": 30',
         "}",
     ]

@@ -157,7 +157,7 @@ def test_a_bad_file_is_refused_in_one_line(name, tmp_path):
 
 def test_what_has_no_place_in_the_layout_is_refused():
     A, B = values(4, 3, 3), values(8, 2, 1)
-    grouped = ConvDoRA(ConvLoRA(A, B, 5 / 4, Geometry.uniform(1, groups=2)), values(8))
+    grouped = ConvDoRA(ConvLoRA(A, B, 5 / 4, Geometry.uniform(1, groups=2)), values(8), True)
     with pytest.raises(ValueError, match="the convolution at c must be of one group"):
         from_dora({"c": grouped}, {"r": 4, "lora_alpha": 5})
     with pytest.raises(TypeError, match=r"at q must be DoRA, ConvDoRA or EmbeddingDoRA.*got LoRA"):

@@ -252,7 +252,9 @@ def test_a_rank_beyond_the_sizes_is_filled_up_with_zeros(tmp_path):
 
 def test_an_adapter_of_a_changed_base_is_not_cut(tmp_path):
     adapter = opened(tmp_path, pair("q", 5), init_lora_weights="pissa")
-    with pytest.raises(CheckpointError, match="converted to a plain LoRA before, got 'pissa'"):
+    with pytest.raises(
+        CheckpointError, match="converted to a plain LoRA before: init_lora_weights 'pissa'"
+    ):
         reranked(adapter, 2)
 
 

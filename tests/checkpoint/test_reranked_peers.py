@@ -96,6 +96,15 @@ def test_the_bias_of_lora_bias_has_the_same_effect_in_peft(tmp_path):
     assert relative_error(after.numpy(), before.numpy()) <= TOLERANCE["routes"]
 
 
+def saved_models(folder, **models):
+    """The directory of each model by its name."""
+    for name, model in models.items():
+        (folder / name).mkdir()
+        state = {key: t.numpy() for key, t in model.state_dict().items()}
+        save_file(state, folder / name / "model.safetensors", {"format": "pt"})
+    return {name: folder / name for name in models}
+
+
 def test_an_extracted_adapter_makes_the_tuned_model_of_the_base_in_peft(tmp_path):
     base, tuned = the_base("linear"), the_base("linear")
     with torch.no_grad():
@@ -103,12 +112,7 @@ def test_an_extracted_adapter_makes_the_tuned_model_of_the_base_in_peft(tmp_path
             m, n = layer.weight.shape
             layer.weight += torch.randn(m, 3).double() @ torch.randn(3, n).double()
         tuned.classifier.weight *= 2
-    paths = {}
-    for name, model in (("base", base), ("tuned", tuned)):
-        paths[name] = tmp_path / name
-        paths[name].mkdir()
-        state = {key: t.numpy() for key, t in model.state_dict().items()}
-        save_file(state, paths[name] / "model.safetensors", {"format": "pt"})
+    paths = saved_models(tmp_path, base=base, tuned=tuned)
     done = extracted(
         paths["base"], paths["tuned"], 3, ["q", "v"], alpha=5, modules_to_save=["classifier"]
     )
@@ -118,3 +122,29 @@ def test_an_extracted_adapter_makes_the_tuned_model_of_the_base_in_peft(tmp_path
     x = LAYOUTS["linear"][1]()
     with torch.no_grad():
         assert relative_error(loaded(x).numpy(), tuned(x).numpy()) <= TOLERANCE["routes"]
+
+
+class Embedded(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = torch.nn.Embedding(13, 7)
+        self.q = torch.nn.Linear(7, 11)
+
+    def forward(self, ids):
+        return self.q(self.embed_tokens(ids))
+
+
+def test_an_extracted_embedding_is_loaded_without_a_warning_and_makes_the_tuned_model(tmp_path):
+    torch.manual_seed(3)
+    base, tuned = Embedded().double(), Embedded().double()
+    tuned.q.bias = base.q.bias
+    paths = saved_models(tmp_path, base=base, tuned=tuned)
+    done = extracted(paths["base"], paths["tuned"], 7, ["q", "embed_tokens"], alpha=5)
+    assert done.left == {}
+    write_adapter(tmp_path / "adapter", done.adapter)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing.*")
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    ids = torch.arange(13)
+    with torch.no_grad():
+        assert relative_error(loaded(ids).numpy(), tuned(ids).numpy()) <= TOLERANCE["routes"]

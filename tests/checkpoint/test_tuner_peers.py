@@ -60,7 +60,7 @@ def outputs(case, model):
 def ours(saved, read):
     """The output of both layers by this library."""
     base = {name: t.numpy() for name, t in saved.case.base().state_dict().items()}
-    found = adapters_for(read, base, saved.case.is_turned)
+    found = adapters_for(read, saved.case.is_turned)
     h, _ = adapted_linear(x_of(saved.case).numpy(), base["q.weight"], found["q"], base["q.bias"])
     return adapted_linear(h, base["v.weight"], found["v"])[0]
 
@@ -84,7 +84,30 @@ def test_pefts_file_is_written_back_to_the_byte(saved, tmp_path):
 
 def test_peft_loads_what_we_lay_out_and_computes_the_same(saved, tmp_path):
     read = open_adapter(saved.directory)
-    write_adapter(tmp_path / "ours", from_adapters(read.modules, read.config.raw, read.tuner))
+    write_adapter(tmp_path / "ours", from_adapters(read.adapters, read.config.raw, read.tuner))
+    loaded = peft.PeftModel.from_pretrained(saved.case.base(), tmp_path / "ours").eval()
+    assert torch.equal(outputs(saved.case, loaded), outputs(saved.case, saved.model))
+
+
+def test_peft_finds_the_modules_of_a_file_that_was_told_of_none(saved, tmp_path):
+    read = open_adapter(saved.directory)
+    left_out = ("target_modules", "feedforward_modules")
+    fields = {name: value for name, value in read.config.raw.items() if name not in left_out}
+    write_adapter(tmp_path / "ours", from_adapters(read.adapters, fields, read.tuner))
+    loaded = peft.PeftModel.from_pretrained(saved.case.base(), tmp_path / "ours").eval()
+    assert torch.equal(outputs(saved.case, loaded), outputs(saved.case, saved.model))
+
+
+@pytest.mark.parametrize("given", [("target_modules",), ("feedforward_modules",)])
+def test_peft_finds_both_kinds_of_modules_of_ia3_by_either_list(given, tmp_path):
+    case = cases.CASES["ia3"]
+    both = {"target_modules": ["q", "v"], "feedforward_modules": ["v"]}
+    saved = made(replace(case, config={**case.config, **both}), tmp_path)
+    read = open_adapter(saved.directory)
+    assert len({*map(type, read.adapters.values())}) == 2
+    lists = ("target_modules", "feedforward_modules")
+    kept = {n: v for n, v in read.config.raw.items() if n in given or n not in lists}
+    write_adapter(tmp_path / "ours", from_adapters(read.adapters, kept, read.tuner))
     loaded = peft.PeftModel.from_pretrained(saved.case.base(), tmp_path / "ours").eval()
     assert torch.equal(outputs(saved.case, loaded), outputs(saved.case, saved.model))
 
@@ -111,7 +134,7 @@ def test_biases_and_saved_modules_are_accounted_for(name, bias, tmp_path):
     assert np.array_equal(
         read.replaced["q.bias"], saved.model.base_model.model.q.base_layer.bias.detach().numpy()
     )
-    again = from_adapters(read.modules, read.config.raw, tuner, replaced=read.replaced)
+    again = from_adapters(read.adapters, read.config.raw, tuner, replaced=read.replaced)
     write_adapter(tmp_path / "ours", again)
     loaded = peft.PeftModel.from_pretrained(saved.case.base(), tmp_path / "ours").eval()
     assert torch.equal(outputs(case, loaded), outputs(case, saved.model))

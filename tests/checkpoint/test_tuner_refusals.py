@@ -180,7 +180,7 @@ def test_a_file_without_the_shared_bases_is_refused(tmp_path):
 
 @pytest.mark.parametrize("inputs", [0, 8])
 def test_a_module_takes_no_more_columns_than_there_are(tmp_path, inputs):
-    adapter = open_adapter(save(tmp_path / "a", vera_file(), peft_type="VERA")).modules["q"]
+    adapter = open_adapter(save(tmp_path / "a", vera_file(), peft_type="VERA")).adapters["q"]
     assert of_inputs(adapter, 7).A.shape == (3, 7)
     assert of_inputs(adapter, 1).A.shape == (3, 1)
     with pytest.raises(ValueError, match=f"from 1 to 7, the columns of A, got {inputs}"):

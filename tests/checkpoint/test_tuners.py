@@ -54,7 +54,7 @@ def test_what_is_read_is_written_to_the_byte(case, tmp_path):
 def test_what_is_laid_out_again_is_the_file_that_was_read(case, tmp_path):
     arrays, config, _ = case
     read = open_adapter(saved(arrays, config, tmp_path / "theirs"))
-    again = from_adapters(read.modules, read.config.raw, read.tuner)
+    again = from_adapters(read.adapters, read.config.raw, read.tuner)
     write_adapter(tmp_path / "ours", again)
     assert content(tmp_path / "ours") == content(tmp_path / "theirs")
 
@@ -62,7 +62,7 @@ def test_what_is_laid_out_again_is_the_file_that_was_read(case, tmp_path):
 def test_every_array_of_the_file_is_in_an_adapter_or_shared(case, tmp_path):
     arrays, config, _ = case
     read = open_adapter(saved(arrays, config, tmp_path / "a"))
-    count = sum(len([*leaves(adapter)]) for adapter in read.modules.values())
+    count = sum(len([*leaves(adapter)]) for adapter in read.adapters.values())
     assert count + len(read.tuner.shared) == len(part(arrays, "adapter"))
 
 
@@ -88,20 +88,36 @@ def test_saved_modules_and_biases_are_replacements(tmp_path):
     read = open_adapter(save(tmp_path / "a", tensors, peft_type="MISS", **fields))
     assert {*read.replaced} == {"q.bias", "head.weight"}
     assert np.array_equal(read.replaced["q.bias"], values(11))
-    again = from_adapters(read.modules, read.config.raw, read.tuner, replaced=read.replaced)
+    again = from_adapters(read.adapters, read.config.raw, read.tuner, replaced=read.replaced)
     assert again.stored.keys() == tensors.keys()
 
 
 def test_no_feedforward_modules_are_none(tmp_path):
     tensors = {f"{P}q.ia3_l": values(7, 1)}
     read = open_adapter(save(tmp_path / "a", tensors, peft_type="IA3", feedforward_modules=None))
-    assert isinstance(read.modules["q"], IA3)
+    assert isinstance(read.adapters["q"], IA3)
 
 
 def test_an_expression_for_feedforward_modules_leaves_the_side_to_the_shape(tmp_path):
     tensors = {f"{P}q.ia3_l": values(1, 7), f"{P}v.ia3_l": values(7, 1)}
     read = open_adapter(save(tmp_path / "a", tensors, peft_type="IA3", feedforward_modules="q"))
-    assert [type(a) for a in read.modules.values()] == [InputIA3, IA3]
+    assert [type(a) for a in read.adapters.values()] == [InputIA3, IA3]
+
+
+@pytest.mark.parametrize(
+    ("given", "targets", "feedforward"),
+    [
+        ({}, ["a.q", "a.v"], ["a.v"]),
+        ({"target_modules": ["q", "v"]}, ["q", "v"], ["v"]),
+        ({"feedforward_modules": ["v"]}, ["a.q", "v"], ["v"]),
+        ({"target_modules": "a.*"}, "a.*", ["a.v"]),
+        ({"target_modules": ["q", "v"], "feedforward_modules": ["v"]}, ["q", "v"], ["v"]),
+    ],
+)
+def test_the_lists_of_modules_that_are_left_out_say_the_adapters(given, targets, feedforward):
+    modules = {"a.q": IA3(values(11)), "a.v": InputIA3(values(7))}
+    raw = from_adapters(modules, given, TUNERS["IA3"]).config.raw
+    assert (raw["target_modules"], raw["feedforward_modules"]) == (targets, feedforward)
 
 
 DEFAULTS = {
@@ -134,7 +150,7 @@ def test_a_field_that_is_absent_has_pefts_default():
 def test_patterns_keep_their_order_of_which_the_first_that_fits_counts(tmp_path):
     config = {"r": 3, "alpha": 5, "alpha_pattern": {"q": 7, "a.q": 11}}
     write_adapter(tmp_path / "a", from_adapters({"a.q": a_loha(7 / 3)}, config, TUNERS["LOHA"]))
-    assert open_adapter(tmp_path / "a").modules["a.q"].scale == 7 / 3
+    assert open_adapter(tmp_path / "a").adapters["a.q"].scale == 7 / 3
 
 
 def test_patterns_may_be_null():
@@ -145,7 +161,7 @@ def test_patterns_may_be_null():
 def test_the_longest_series_that_is_read_has_a_thousand_terms():
     config = {"num_cayley_neumann_terms": 1000}
     made = from_adapters({"q": OFT(values(2, 6), Neumann(999))}, config, TUNERS["OFT"])
-    assert made.modules["q"].rotation == Neumann(999)
+    assert made.adapters["q"].rotation == Neumann(999)
 
 
 @pytest.mark.parametrize("peft_type", TUNERS)
@@ -157,7 +173,7 @@ def test_what_a_field_must_be_is_what_its_default_is(peft_type):
 def test_a_default_series_has_five_terms_and_exact_is_the_setting_for_it(tmp_path):
     tensors = {f"{P}q.oft_R.weight": values(2, 6)}
     read = open_adapter(save(tmp_path / "a", tensors, peft_type="OFT"))
-    assert read.modules["q"].rotation == Neumann(4)
+    assert read.adapters["q"].rotation == Neumann(4)
 
 
 def veras(rng):
@@ -226,15 +242,15 @@ def test_the_exact_rotation_is_stored_negated():
     made = from_adapters({"q": OFT(q, cayley)}, fields, TUNERS["OFT"])
     assert np.array_equal(made.stored[f"{P}q.oft_R.weight"], -q)
     assert not made.stored[f"{P}q.oft_R.weight"].flags.writeable
-    assert np.array_equal(made.modules["q"].q, q)
+    assert np.array_equal(made.adapters["q"].q, q)
 
 
 def test_a_high_rank_leaves_both_factors_whole(tmp_path):
     tensors = {f"{P}q.lokr_w1": values(4, 4), f"{P}q.lokr_w2": values(4, 4)}
     fields = {"r": 3, "alpha": 5, "decompose_both": True}
     read = open_adapter(save(tmp_path / "a", tensors, peft_type="LOKR", **fields))
-    assert np.array_equal(read.modules["q"].C, values(4, 4))
-    assert read.modules["q"].scale == 5 / 3
+    assert np.array_equal(read.adapters["q"].C, values(4, 4))
+    assert read.adapters["q"].scale == 5 / 3
 
 
 def test_a_product_is_written_as_its_two_factors():

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lora_ref.adapters import FanInFanOut, LoHa, VeRA
+from lora_ref.adapters import FanInFanOut, LoHa
 from lora_ref.checkpoint import TensorSpec, dtype_name, write_safetensors
 from lora_ref.checkpoint.inputs_first import inside
 from lora_ref.checkpoint.tuners import open_adapter
 from lora_ref.checkpoint.tuners.tuner import Module
-from lora_ref.checkpoint.tuners.vera import of_inputs
 from lora_ref.layers.linear import adapted_linear
 from lora_ref.testing.tolerance import assert_close
 
@@ -31,15 +30,13 @@ def part(arrays, kind):
     return {n.removeprefix(f"{kind}/"): t for n, t in arrays.items() if n.startswith(f"{kind}/")}
 
 
-def adapters_for(read, base, is_turned):
+def adapters_for(read, is_turned):
     """The adapter of each layer, in the layout of its base; None where there is none."""
     found = {}
     for path in "qv":
         # Of layers of both kinds the one flag of the file is that of the last: the base decides.
-        adapter, W = inside(read.modules.get(path)), base[f"{path}.weight"]
+        adapter = inside(read.adapters.get(path))
         turned = is_turned and path == "q"
-        if isinstance(adapter, VeRA):
-            adapter = of_inputs(adapter, W.shape[0] if turned else W.shape[1])
         if isinstance(adapter, LoHa):  # a divergence: PEFT rounds the scale to float32
             adapter = replace(adapter, scale=float(np.float32(adapter.scale)))
         found[path] = FanInFanOut(adapter) if turned and adapter is not None else adapter
@@ -49,7 +46,7 @@ def adapters_for(read, base, is_turned):
 def check(arrays, config, is_turned, directory):
     """Output, all gradients, and the merged weights of PEFT are those of this library."""
     read, base = open_adapter(saved(arrays, config, directory)), part(arrays, "base")
-    found = adapters_for(read, base, is_turned)
+    found = adapters_for(read, is_turned)
     h, q_backward = adapted_linear(arrays["x"], base["q.weight"], found["q"], base["q.bias"])
     y, v_backward = adapted_linear(h, base["v.weight"], found["v"])
     assert_close(y, arrays["y"], "golden", "y")

@@ -18,7 +18,7 @@ LAYER = "layer.0.q"
 A, B = factors()[LAYER]
 SAVED = {
     "DoRA": lambda: from_dora(
-        {LAYER: DoRA(A, B, np.ones(11, "float32"), 5 / 3)}, {"r": 3, "lora_alpha": 5}
+        {LAYER: DoRA(A, B, np.ones(11, "float32"), 5 / 3, True)}, {"r": 3, "lora_alpha": 5}
     ),
     "ADALORA": lambda: from_adalora(
         {LAYER: AdaLoRA(B, np.ones(3, "float32"), A, peft_scaling(5, 3))},
@@ -54,9 +54,32 @@ def test_an_adapter_of_another_method_is_refused_with_what_it_is_and_what_reads_
     assert done.err.count("\n") == 1
     assert done.err.startswith(f"lora-ref: {directory / 'adapter_config.json'}: ")
     assert name in done.err
-    assert "lora_ref.checkpoint.tuners.open_adapter reads adapters of other methods" in done.err
+    assert "lora_ref.checkpoint.open_adapter reads adapters of this method" in done.err
     assert not (tmp_path / "out").exists()
     open_adapter(directory)
+
+
+@pytest.mark.parametrize("command", ["rank", "verify", "merge", "combine"])
+def test_an_adapter_of_a_changed_base_is_named_and_so_is_what_converts_it(
+    command, tmp_path, capsys
+):
+    base, _, merged = three(tmp_path)
+    adapter = save_adapter(tmp_path / "a", factors(), init_lora_weights="pissa")
+    out = ("--out", tmp_path / "out")
+    arguments = {
+        "rank": (adapter, "--to", 2, *out),
+        "verify": ("--base", base, "--adapter", adapter, "--merged", merged),
+        "merge": ("--base", base, "--adapter", adapter, *out),
+        "combine": (adapter, adapter, "--weights", 0.5, 0.5, *out),
+    }
+    assert status_of(command, *arguments[command]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"lora-ref: {adapter}")
+    assert "init_lora_weights 'pissa' changed the base" in said
+    assert "path_initial_model_for_weight_conversion" in said
+    assert "lora_ref.init.plain_lora" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_variant_that_nothing_here_reads_gets_no_such_hint(tmp_path, capsys):

@@ -49,11 +49,20 @@ def test_the_table_has_the_ranks_of_every_module(adapter, capsys):
 def test_the_rank_asked_for_is_shown_with_what_it_keeps(adapter, capsys):
     assert rank(adapter, "--to", 2) == 0
     found = rows(capsys.readouterr().out)
-    assert found["module"][-3:] == ["kept", "at", "2"]
+    assert found["module"][-4:] == ["‖ΔW‖²", "kept", "at", "2"]
     for layer in LAYERS:
         A, B = (t.astype("float64") for t in factors()[layer])
         squares = np.linalg.svd(B @ A, compute_uv=False) ** 2
         assert found[layer][-1] == f"{squares[:2].sum() / squares.sum():.2%}"
+
+
+def test_an_embedding_has_the_shape_of_its_weight_a_row_for_each_token(tmp_path, capsys):
+    prefix = "base_model.model.embed.lora_embedding"
+    more = {f"{prefix}_A": np.eye(3, 13, dtype="float32"), f"{prefix}_B": np.eye(5, 3, dtype="f4")}
+    assert rank(save_adapter(tmp_path / "a", factors(), more), "--to", 2) == 0
+    found = rows(capsys.readouterr().out)
+    assert found["embed"][:5] == ["13", "×", "5", "3", "3"]
+    assert found["layer.0.q"][:3] == ["11", "×", "7"]
 
 
 def test_the_spectrum_is_drawn_with_a_bar_for_each_direction(tmp_path, capsys):
@@ -151,8 +160,9 @@ def test_what_was_left_is_said_and_so_is_what_was_lost_most(tmp_path, capsys):
         squares = np.linalg.svd(factors()[layer][1] @ factors()[layer][0], compute_uv=False) ** 2
         kept[layer] = squares[:2].sum() / squares.sum()
     worst = min(kept, key=kept.get)
-    assert f"least kept: {kept[worst]:.2%} of the update of {worst}" in out
-    assert f"largest error, as stored: {(1 - kept[worst]) ** 0.5:.2%}" in out
+    assert f"least kept: {kept[worst]:.2%} of ‖ΔW‖² of {worst}" in out
+    error = (1 - kept[worst]) ** 0.5
+    assert f"largest error, as stored: {error:.2%} of ‖ΔW‖ of {worst}" in out
 
 
 def test_an_adapter_on_a_changed_base_is_measured_with_a_note_and_not_cut(tmp_path, capsys):

@@ -188,6 +188,38 @@ def test_a_correlation_with_one_bad_element_is_refused(value, library):
 
 
 @pytest.mark.parametrize("mode", [corda_instruction, corda_knowledge])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_correlation_of_fewer_inputs_than_axes_is_refused_until_it_is_damped(
+    mode, dtype, library, rng
+):
+    W, x = (rng.standard_normal(shape).astype(dtype) for shape in ((11, 7), (5, 7)))
+    C = library.convert(moments(x).correlation())
+    with pytest.raises(ValueError, match=rf"{mode.__name__}: C must be regular in .*`damped`"):
+        mode(library.convert(W), C, 3, S)
+    W_res = mode(library.convert(W), damped(C), 3, S)[1]
+    assert np.linalg.norm(to_numpy(W_res)) < 2 * np.linalg.norm(W)
+
+
+@pytest.mark.parametrize("mode", [corda_instruction, corda_knowledge])
+@pytest.mark.parametrize(
+    ("least", "said"), [(0.0, "is infinite"), (1e-15, r"is 1\.0e\+15"), (1e-14, None)]
+)
+def test_a_correlation_is_regular_up_to_a_condition_of_one_over_n_epsilon(mode, least, said, rng):
+    """1/(7 · 2⁻⁵²) is 6.4e14."""
+    W, C = rng.standard_normal((11, 7)), np.diag([1.0] * 6 + [least])
+    if said is None:
+        assert np.all(np.isfinite(mode(W, C, 3, S)[1]))
+        return
+    with pytest.raises(ValueError, match=f"its condition {said}; `damped` makes it so"):
+        mode(W, C, 3, S)
+
+
+def test_a_correlation_of_zeros_is_refused():
+    with pytest.raises(ValueError, match="corda_instruction: C must be regular"):
+        corda_instruction(np.ones((11, 7)), np.zeros((7, 7)), 3, S)
+
+
+@pytest.mark.parametrize("mode", [corda_instruction, corda_knowledge])
 def test_a_correlation_of_another_type_than_the_weight_is_refused(mode, weighted, library):
     W, C = map(library.convert, (weighted[0].astype(np.float32), weighted[1]))
     with pytest.raises(TypeError, match=r"C must be of the type \S*float32 .*, got \S*float64"):

@@ -48,6 +48,8 @@ def test_targets_are_whole_names_or_their_ends_and_all_linear_leaves_the_head():
         ({"n_layer": None}, "n_layer must be an integer of at least 1, got None"),
         ({"vocab_size": 2**40}, "vocab_size must be"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, got 1"),
+        ({"dtype": 16}, "dtype must be the name of a dtype, got 16"),
+        ({"torch_dtype": ["float32"]}, "torch_dtype must be the name of a dtype, got"),
         ({"model_type": "mixtral"}, "model_type must be one of gpt2, bert"),
         ({"model_type": ["gpt2"]}, "model_type must be one of"),
     ],
@@ -67,6 +69,17 @@ def test_every_family_has_its_parameters_and_its_attention(tmp_path, name):
     assert (model.parameters, model.attention) == (SMALL_PARAMETERS[name], 3 * width)
     decoder = any(x in name for x in ("gpt2", "llama", "mistral", "qwen"))
     assert [x.name for x in model.linears if x.head] == ["lm_head"] * decoder
+
+
+@pytest.mark.parametrize(
+    ("written_as", "asked", "width"),
+    [("float32", None, 4), (None, None, 2), ("float32", "float64", 8)],
+)
+def test_a_plan_takes_the_dtype_of_the_config_unless_another_is_asked_for(
+    tmp_path, written_as, asked, width
+):
+    model = read_model(written(tmp_path, {**SMALL["llama"], "dtype": written_as}))
+    assert plan(model, LowRank(3), dtype=asked).memory.base == width * model.parameters
 
 
 def test_gpt3_has_a_tied_head_and_attention_in_each_layer():

@@ -16,7 +16,7 @@ import abc
 from typing import Any
 
 from ...arrays import Array, Backward
-from ...shapes import bind
+from ...shapes import ShapeError, bind
 from ...trees import with_leaves
 
 
@@ -45,6 +45,26 @@ class Generator(Parameters, abc.ABC):
     @abc.abstractmethod
     def generate(self, c: Array, layer: Any) -> tuple[tuple[Array, Array], Backward]:
         """A (..., r, n) and B (..., m, r), and backward: (dA, dB) -> (dθ, dc)."""
+
+
+def check_parts(owner: str, generator: Generator, condition: Condition) -> None:
+    """Refuse what is no generator and no condition: a bare vector is none yet."""
+    if not isinstance(generator, Generator):
+        raise TypeError(f"{owner}: generator must be a Generator, got {type(generator).__name__}")
+    if not isinstance(condition, Condition):
+        raise TypeError(
+            f"{owner}: condition must be a Condition, such as UserEmbedding(c) of a vector c, "
+            f"got {type(condition).__name__}"
+        )
+
+
+def check_width(owner: str, c: Array, inputs: int, beside: int) -> None:
+    """Refuse a c (..., k) that does not fill `inputs` with what stands `beside` it."""
+    if c.shape[-1] != inputs - beside:
+        raise ShapeError(
+            f"{owner}: condition must be (..., {inputs - beside}), the {inputs} inputs of the "
+            f"generator but {beside} of the layer, got {tuple(c.shape)}"
+        )
 
 
 def generated(

@@ -30,7 +30,7 @@ from ...arrays import Array, Backward, namespace
 from ...layers.activations import gelu
 from ...shapes import shapes
 from ...trees import with_leaves
-from .base import Generator
+from .base import Generator, check_width
 from .pieces import Activation, Network, rows_of
 
 
@@ -62,6 +62,7 @@ class ComponentGenerator(Generator):
     def _written(self, c: Array, E: Array, network: Network, layer: int) -> tuple[Array, Backward]:
         """A vector for each component, (..., r, ·), and backward to (dc, dE, dnetwork)."""
         e, layer_backward = rows_of("ComponentGenerator", "layer", E, layer)  # (r, e)
+        check_width("ComponentGenerator", c, network.first.V.shape[1], e.shape[1])
         z, pairs_backward = _pairs(c, e)
         y, network_backward = network(z, self.activation)
 

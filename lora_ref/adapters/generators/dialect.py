@@ -35,7 +35,7 @@ from ...arrays import Array, Backward, as_array, namespace, on_device_of
 from ...layers.activations import relu
 from ...shapes import ShapeError, shapes
 from ...trees import with_leaves
-from .base import Generator
+from .base import Generator, check_width
 from .pieces import Affine, Network, joined
 
 _START = 1e-7
@@ -82,6 +82,7 @@ class DialectGenerator(Generator):
         """(A, B), and backward: (dA, dB) -> (dθ, dc)."""
         xp, rank = namespace(c), self.rank
         number = xp.ones((1,), dtype=c.dtype, **on_device_of(c)) * float(layer)
+        check_width("DialectGenerator", c, self.down.first.V.shape[1], 1)
         z, joined_backward = joined(c, number)
         flat_A, A_backward = self.down(z, relu)
         flat_B, B_backward = self.up(z, relu)

@@ -27,7 +27,7 @@ import numpy as np
 from ...arrays import Array, Backward, as_array
 from ...shapes import shapes
 from ...trees import with_leaves
-from .base import Generator
+from .base import Generator, check_width
 from .pieces import Heads, joined, rows_of
 
 
@@ -58,6 +58,7 @@ class LinearGenerator(Generator):
     def generate(self, c: Array, layer: int) -> tuple[tuple[Array, Array], Backward]:
         """(A, B), and backward: (dA, dB) -> (dθ, dc)."""
         e, layer_backward = rows_of("LinearGenerator", "layer", self.E, layer)
+        check_width("LinearGenerator", c, self.heads.P.shape[2], e.shape[0])
         z, joined_backward = joined(c, e)
         factors, heads_backward = self.heads.write(z)
 

@@ -24,7 +24,7 @@ from ...arrays import Array, Backward, as_array, namespace, on_device_of
 from ...layers.activations import gelu
 from ...shapes import shapes
 from ...trees import with_leaves
-from .base import Generator
+from .base import Generator, check_width
 from .pieces import Activation, Affine, Heads, joined, rows_of
 
 
@@ -61,6 +61,7 @@ class MLPGenerator(Generator):
     def generate(self, c: Array, layer: int) -> tuple[tuple[Array, Array], Backward]:
         """(A, B), and backward: (dA, dB) -> (dθ, dc)."""
         e, layer_backward = rows_of("MLPGenerator", "layer", self.E, layer)
+        check_width("MLPGenerator", c, self.hidden.V.shape[1], e.shape[0])
         z, joined_backward = joined(c, e)
         t, hidden_backward = self.hidden(z)
         h, activation_backward = self.activation(t)

@@ -39,7 +39,7 @@ from ...layers.activations import silu
 from ...layers.combinators import chain, fixed, residual
 from ...shapes import shapes
 from ...trees import with_leaves, zeros_like
-from .base import Generator
+from .base import Generator, check_width
 from .pieces import Heads, Norm, joined, rows_of
 
 Layer = tuple[int, int]
@@ -107,6 +107,7 @@ class TextGenerator(Generator):
         f, F_backward = rows_of("TextGenerator", "kind", self.F, kind)
         e, depth_norm_backward = self.depth_norm(e)
         f, kind_norm_backward = self.kind_norm(f)
+        check_width("TextGenerator", c, self.trunk[0][0].V.shape[1], e.shape[0] + f.shape[0])
         with_depth, depth_backward = joined(c, e)
         z, kind_backward = joined(with_depth, f)
 

@@ -1,11 +1,17 @@
 """PEFT's methods other than LoRA, one file each; TUNERS has them by peft_type.
 
-    adapter = open_adapter(directory)
-    adapter.modules["layers.0.q_proj"].merge(W)
+    >>> import importlib.resources
+    >>> from lora_ref.checkpoint import Checkpoint
+    >>> with importlib.resources.as_file(importlib.resources.files("lora_ref") / "example") as here:
+    ...     opened = open_adapter(here / "adapter")
+    ...     W = Checkpoint.open(here / "base").tensor("encoder.layer.0.attention.self.query.weight")
+    >>> adapter = opened.adapters["encoder.layer.0.attention.self.query"]
+    >>> adapter.merge(W).shape
+    (96, 96)
 
 is a `TunedAdapter` for every method in TUNERS. LoRA, whose file holds more kinds of layer, is a
 `PeftAdapter`, with DoRA's magnitudes a `PeftDoRA`, and AdaLoRA, whose file has a mask, a
-`PeftAdaLoRA`.
+`PeftAdaLoRA`. All of them have `adapters`, the adapter of each module by its path.
 """
 
 import os

@@ -10,12 +10,13 @@ Source:  PEFT 0.21.2, tuners/ia3/layer.py, IA3Layer.update_layer; tuners/ia3/mod
          IA3Model._check_target_module_feedforward
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...adapters.base import Adapter
 from ...adapters.ia3 import IA3, InputIA3
 from ...arrays import namespace
-from ..config_fields import Field, all_of, is_text
+from ..config_fields import Field, all_of, is_text, with_targets
 from .tuner import ORIENTATION, Arrays, Module, Tuner, missing, wrong_adapter
 
 
@@ -39,6 +40,20 @@ def _write(module: Module, adapter: Adapter) -> Arrays:
     return {"ia3_l": namespace(adapter.l).reshape(adapter.l, shape)}
 
 
+def _completed(config: Mapping[str, Any], modules: Mapping[str, Adapter]) -> dict[str, Any]:
+    """Both lists of names; PEFT wants the one of feedforward_modules inside target_modules."""
+    names: Any = config.get("feedforward_modules")
+    targets: Any = config.get("target_modules")
+    found = [path for path, adapter in modules.items() if isinstance(adapter, InputIA3)]
+    if names is None and all_of(is_text)(targets):
+        found = [name for name in targets if any(path.endswith(name) for path in found)]
+    if targets is None and all_of(is_text)(names):
+        others = (path for path in modules if not any(path.endswith(name) for name in names))
+        return with_targets(config, {*names, *others})
+    more = {"feedforward_modules": found} if names is None else {}
+    return with_targets({**config, **more}, modules)
+
+
 def _is_names(value: Any) -> bool:
     return is_text(value) or all_of(is_text)(value)
 
@@ -52,4 +67,5 @@ TUNER = Tuner(
     ("ia3_l",),
     _read,
     _write,
+    completed=_completed,
 )

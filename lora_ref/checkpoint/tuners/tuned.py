@@ -46,7 +46,7 @@ class TunedAdapter:
 
     tuner: Tuner
     config: Settings
-    modules: Mapping[str, Adapter]
+    adapters: Mapping[str, Adapter]
     replaced: Mapping[str, np.ndarray]
     ignored: tuple[str, ...]
     stored: Mapping[str, np.ndarray] = field(repr=False)
@@ -79,12 +79,13 @@ def from_adapters(
 ) -> TunedAdapter:
     """Lay out `modules`, a path each with its adapter, as PEFT saves `tuner` with `config`.
 
-    `config` has the fields of adapter_config.json; `replaced` base tensors under their own names.
+    `config` has the fields of adapter_config.json, of which those by which PEFT finds the modules
+    may be left out (`Tuner.completed`); `replaced` base tensors under their own names.
 
     Errors: CheckpointError if the whole is not what PEFT would save with `config`.
     """
-    settings = settings_of(config, tuner)
     bare = {path: inside(adapter) for path, adapter in modules.items()}
+    settings = settings_of(tuner.completed(config, bare), tuner)
     found: dict[str, Any] = {
         f"{PREFIX}{path}.{slot}": t
         for path, adapter in bare.items()
@@ -95,7 +96,7 @@ def from_adapters(
     made = _assembled(tuner, settings, laid_out(read_only(found), "from_adapters"))
     for path, adapter in modules.items():
         check_turned("from_adapters", path, adapter, settings.fan_in_fan_out)
-        _check_same(path, inside(made.modules[path]), bare[path])
+        _check_same(path, inside(made.adapters[path]), bare[path])
     return made
 
 
@@ -142,21 +143,21 @@ def _assembled(tuner: Tuner, settings: Settings, tensors: Tensors) -> TunedAdapt
         raise refusal(path, f"must hold {need}, got {shown(list(stored))}")
     patterns = [key for name in settings.patterns for key in settings[name]]
     check_work(patterns, len(groups), path)
-    modules = {}
+    adapters = {}
     for place, arrays in groups.items():
         module = Module(place, settings, path)
         try:
             read = tuner.read(module, arrays, shared)
         except ShapeError as error:
             raise module.refused(f"must have arrays that fit: {error}") from None
-        modules[place] = turned(read, settings.fan_in_fan_out)
+        adapters[place] = turned(read, settings.fan_in_fan_out)
     bias = "lora_only" if settings["bias"] == tuner.only else settings["bias"]
     saving = _Saving(bias, settings["modules_to_save"])
     places = tuple(Place(place) for place in groups)
     kept = read_replaced(saving, others, places, by_name, stored, path)
     replaced = {name: stored[key] for name, key in kept.tensors.items()}
     return TunedAdapter(
-        tuner, settings, modules, replaced, kept.ignored, stored, specs, tensors.header
+        tuner, settings, adapters, replaced, kept.ignored, stored, specs, tensors.header
     )
 
 
@@ -182,7 +183,8 @@ def _sorted(
 def _check_same(path: str, read: Tree, given: Tree) -> None:
     """Refuse settings under which the file would be read as another adapter."""
     for f in fields(given):
-        a, b = getattr(read, f.name), getattr(given, f.name)
+        b = getattr(given, f.name)
+        a = getattr(read, f.name, b)  # a reader may put its adapter into another
         if is_array(b):
             continue
         if [*leaves(b)]:

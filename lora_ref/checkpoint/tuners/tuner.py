@@ -15,7 +15,16 @@ from typing import Any
 from ...adapters.base import Adapter
 from ...adapters.lora import scaling
 from ...arrays import Array
-from ..config_fields import CONFIG_NAME, Field, each_of, is_alpha, is_flag, is_rank, matching_key
+from ..config_fields import (
+    CONFIG_NAME,
+    Field,
+    each_of,
+    is_alpha,
+    is_flag,
+    is_rank,
+    matching_key,
+    with_targets,
+)
 from ..errors import CheckpointError, refusal, shown
 
 PATTERNS = {
@@ -89,6 +98,7 @@ class Tuner:
     `read` makes an adapter of a module's arrays by slot and the file's shared ones; `write` gives
     a module's arrays back, and `share` those that all modules share, by the names in `shared`.
     `only` is the value of the field bias that saves the biases of adapted modules, if there is one.
+    `completed` adds to the fields those by which PEFT finds these modules, where they are left out.
     """
 
     peft_type: str
@@ -99,6 +109,7 @@ class Tuner:
     only: str | None = None
     shared: tuple[str, ...] = ()
     share: Callable[[Mapping[str, Adapter]], Arrays] = lambda modules: {}
+    completed: Callable[[Mapping[str, Any], Mapping[str, Adapter]], dict[str, Any]] = with_targets
 
 
 def missing(module: Module, arrays: Arrays, need: tuple[str, ...]) -> None:
