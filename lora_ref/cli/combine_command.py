@@ -2,7 +2,6 @@
 
 import math
 import os
-import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -174,13 +173,7 @@ def _as_json(options: Options, done: Combined) -> bytes:
     given: dict[str, Any] = asdict(options)
     version, _, _ = given.pop("version"), given.pop("json"), given.pop("force")
     fields = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "versions": {
-            "lora_ref": version,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        **plain_json.heading(SCHEMA, SCHEMA_VERSION, version, numpy=np.__version__),
         "options": given,
         "modules": [asdict(module) for module in done.modules],
     }

@@ -5,7 +5,6 @@ adapter without them is not the tuned model, and nothing in its file would tell.
 """
 
 import math
-import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,13 +214,7 @@ def _shape(module: LoraModule) -> list[int]:
 
 def _as_json(options: Options, done: Extracted) -> bytes:
     fields = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "versions": {
-            "lora_ref": options.version,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        **plain_json.heading(SCHEMA, SCHEMA_VERSION, options.version, numpy=np.__version__),
         "inputs": {"base": options.base, "tuned": options.tuned},
         "out": options.out,
         "retained": _kept(done),

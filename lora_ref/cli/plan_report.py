@@ -1,6 +1,5 @@
 """A plan as lines of text, and as the JSON that docs/plan.md describes."""
 
-import platform
 from dataclasses import asdict
 
 from ..pages import plain_json
@@ -21,9 +20,7 @@ def text_lines(done: Plan, options: PlanOptions, choice: Choice | None, source: 
 def as_json(done: Plan, options: PlanOptions, choice: Choice | None, source: str) -> bytes:
     """Everything as indented ASCII JSON."""
     fields = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "versions": {"lora_ref": options.version, "python": platform.python_version()},
+        **plain_json.heading(SCHEMA, SCHEMA_VERSION, options.version),
         "inputs": {
             "config": options.config,
             "model": options.model,

@@ -5,7 +5,6 @@
 rank is the numerical one; 90 % and 99 % are the ranks that keep that share of ‖ΔW‖².
 """
 
-import platform
 from typing import Any
 
 import numpy as np
@@ -79,13 +78,7 @@ def as_json(
 ) -> bytes:
     """Everything as indented ASCII JSON; the schema is in docs/rank.md."""
     fields = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "versions": {
-            "lora_ref": version,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        **plain_json.heading(SCHEMA, SCHEMA_VERSION, version, numpy=np.__version__),
         "inputs": {"adapter": adapter},
         "adapter": {
             "r": config.r,

@@ -5,7 +5,17 @@ They are the strings "NaN", "Infinity" and "-Infinity" here.
 
 import json
 import math
+import platform
 from typing import Any
+
+
+def heading(schema: str, schema_version: int, version: str, **libraries: str) -> dict[str, Any]:
+    """What every report begins with: its schema, and the versions of what made it."""
+    return {
+        "schema": schema,
+        "schema_version": schema_version,
+        "versions": {"lora_ref": version, **libraries, "python": platform.python_version()},
+    }
 
 
 def as_json(fields: dict[str, Any]) -> bytes:

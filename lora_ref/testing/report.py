@@ -17,7 +17,6 @@ of their ids however they were spread over processes.
 """
 
 import os
-import platform
 import secrets
 from collections import Counter
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 import pytest
 
 from .. import __version__
-from ..pages.plain_json import as_json
+from ..pages.plain_json import as_json, heading
 from .recording import SEVERITY, Fields
 from .report_page import as_page
 
@@ -45,13 +44,7 @@ def as_fields(tests: list[Fields], *, strict: bool) -> dict[str, Any]:
     found = [t["status"] for test in listed for j in test["judgements"] for t in j["tensors"]]
     counts = Counter(found)
     return {
-        "schema": "lora-ref/verdicts",
-        "schema_version": 1,
-        "versions": {
-            "lora_ref": __version__,
-            "pytest": pytest.__version__,
-            "python": platform.python_version(),
-        },
+        **heading("lora-ref/verdicts", 1, __version__, pytest=pytest.__version__),
         "strict": strict,
         "verdict": max(found, key=SEVERITY.index, default=None),
         "counts": {status: counts[status] for status in SEVERITY},

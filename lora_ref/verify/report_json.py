@@ -7,7 +7,6 @@ Limits:
     figure that is not defined (c where there is no update) is null. Error maps are left out.
 """
 
-import platform
 from dataclasses import asdict
 from typing import Any
 
@@ -33,13 +32,7 @@ def as_fields(report: Report, config: LoraConfig, *, strict: bool, version: str)
     """The report as what `json` can write."""
     missing = swallowed(report)
     fields = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "versions": {
-            "lora_ref": version,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        **plain_json.heading(SCHEMA, SCHEMA_VERSION, version, numpy=np.__version__),
         "inputs": {"base": report.base, "adapter": report.adapter, "merged": report.merged},
         "adapter": _settings(config),
         "strict": strict,
